@@ -1,0 +1,226 @@
+"""The label tables: id, name, source classes, plausible HU and volume, colour, and what a report may say of each.
+
+One owner for every stage: masks, images, reports, metrics and converters take ids and names from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from guidegen_data.errors import AnatomyError
+
+STATUSES = ("normal", "enlarged", "small", "absent")
+PHASES = ("non-contrast", "arterial", "portal venous")
+ATTENUATIONS = ("hypodense", "isodense", "hyperdense")
+
+
+@dataclass(frozen=True)
+class OrganClass:
+    """One row of a label table.
+
+    `volume_ml` is the plausible range of the whole organ in an adult, `hu` the plausible range of its mean over all
+    contrast phases; `sources` are the TotalSegmentator v2 names merged into it.
+    """
+
+    id: int
+    name: str
+    sources: tuple[str, ...]
+    hu: tuple[float, float]
+    volume_ml: tuple[float, float]
+    colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class FindingOrgan:
+    """An organ as a report names it: its class, the side if the class holds both, and what may be said of it.
+
+    `sites` are the places where a lesion may be put (empty: a lesion may not be asked for here; one empty string: the
+    organ has no named parts). The left-right axis is the patient's own.
+    """
+
+    name: str
+    class_name: str
+    side: str = ""
+    statuses: tuple[str, ...] = ("normal",)
+    sites: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A label table with ids 0..K-1 and the vocabulary of findings over it."""
+
+    name: str
+    classes: tuple[OrganClass, ...]
+    organs: tuple[FindingOrgan, ...]
+    regions: tuple[str, ...]
+    lesion_class: str = "tumour"
+    shape: tuple[int, int, int] = (128, 128, 128)
+    spacing_mm: tuple[float, float, float] = (3.0, 3.0, 3.0)
+    hu_range: tuple[int, int] = (-1024, 1976)
+    region_organs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ids = [c.id for c in self.classes]
+        if ids != list(range(len(ids))):
+            raise AnatomyError(f"label ids of {self.name!r} must run 0..{len(ids) - 1} in order, got {ids}.")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Class name -> label id."""
+        return {c.name: c.id for c in self.classes}
+
+    @cached_property
+    def organ(self) -> dict[str, FindingOrgan]:
+        """Report name of an organ -> what may be said of it."""
+        return {o.name: o for o in self.organs}
+
+    @property
+    def lesion_id(self) -> int:
+        return self.ids[self.lesion_class]
+
+    def id_of(self, name: str) -> int:
+        """Label id of a class name; AnatomyError with the table when there is no such class."""
+        if name not in self.ids:
+            raise AnatomyError(f"no class {name!r} in the {self.name} table; it has: {', '.join(self.ids)}.")
+        return self.ids[name]
+
+    def organ_of(self, name: str) -> FindingOrgan:
+        """What a report may say of an organ; AnatomyError with the vocabulary when it is unknown."""
+        if name not in self.organ:
+            raise AnatomyError(f"unknown organ {name!r} for {self.name}; known: {', '.join(self.organ)}.")
+        return self.organ[name]
+
+    def lookup(self, source_classes: Mapping[int, str]) -> tuple[np.ndarray, list[str]]:
+        """A uint8 table of 256 entries from source label id to ours, and the source names that have no place in it."""
+        wanted = {s: c.id for c in self.classes for s in (c.name, *c.sources)}
+        table = np.zeros(256, np.uint8)
+        unmapped = []
+        for source_id, name in source_classes.items():
+            if not 0 <= int(source_id) < 256:
+                raise AnatomyError(f"source label ids must be 0..255, got {source_id} for {name!r}.")
+            if name in wanted:
+                table[int(source_id)] = wanted[name]
+            elif name != "background":
+                unmapped.append(name)
+        return table, unmapped
+
+
+def _sides(name: str) -> tuple[str, ...]:
+    return (f"{name}_left", f"{name}_right")
+
+
+_LOBES = ("upper_lobe_left", "lower_lobe_left", "upper_lobe_right", "middle_lobe_right", "lower_lobe_right")
+_VERTEBRAE = ("S1", *(f"L{i}" for i in range(1, 6)), *(f"T{i}" for i in range(1, 13)), *(f"C{i}" for i in range(1, 8)))
+_RIBS = tuple(f"rib_{side}_{i}" for side in ("left", "right") for i in range(1, 13))
+
+_TORSO_CLASSES = (
+    OrganClass(0, "background", (), (-1024, 3000), (0, 1e9), (0, 0, 0)),
+    OrganClass(1, "spleen", ("spleen",), (20, 230), (60, 900), (157, 108, 162)),
+    OrganClass(2, "kidney", (*_sides("kidney"), *_sides("kidney_cyst")), (0, 300), (60, 650), (185, 102, 83)),
+    OrganClass(3, "liver", ("liver",), (10, 190), (600, 3500), (221, 130, 101)),
+    OrganClass(4, "stomach", ("stomach",), (-500, 120), (40, 1500), (216, 132, 105)),
+    OrganClass(5, "pancreas", ("pancreas",), (-40, 170), (10, 220), (249, 180, 111)),
+    OrganClass(6, "lung", tuple(f"lung_{x}" for x in _LOBES), (-950, -500), (800, 9000), (197, 165, 145)),
+    OrganClass(7, "small bowel", ("small_bowel",), (-200, 150), (100, 2500), (205, 167, 142)),
+    OrganClass(8, "duodenum", ("duodenum",), (-200, 150), (10, 250), (255, 253, 229)),
+    OrganClass(9, "colon", ("colon",), (-700, 120), (150, 3000), (204, 168, 143)),
+    OrganClass(10, "urinary bladder", ("urinary_bladder",), (-20, 120), (15, 1200), (222, 154, 132)),
+    OrganClass(11, "heart", ("heart", "atrial_appendage_left"), (10, 450), (250, 1500), (206, 110, 84)),
+    OrganClass(12, "vertebrae", tuple(f"vertebrae_{v}" for v in _VERTEBRAE), (80, 500), (200, 1600), (226, 202, 134)),
+    OrganClass(13, "rib", _RIBS, (80, 600), (30, 700), (253, 232, 158)),
+    OrganClass(14, "adrenal gland", _sides("adrenal_gland"), (-40, 150), (2, 40), (249, 214, 139)),
+    OrganClass(15, "portal and splenic vein", ("portal_vein_and_splenic_vein",), (0, 260), (5, 110), (0, 151, 206)),
+    OrganClass(16, "esophagus", ("esophagus",), (-150, 130), (4, 90), (211, 171, 143)),
+    OrganClass(17, "aorta", ("aorta",), (10, 500), (30, 600), (224, 97, 76)),
+    OrganClass(18, "inferior vena cava", ("inferior_vena_cava",), (10, 250), (15, 200), (0, 112, 165)),
+    OrganClass(19, "gallbladder", ("gallbladder",), (-25, 80), (4, 220), (139, 150, 98)),
+    OrganClass(20, "tumour", (), (-50, 220), (0.2, 1500), (144, 238, 60)),
+)
+
+_REMOVABLE = ("normal", "enlarged", "small", "absent")
+_SIZED = ("normal", "enlarged", "small")
+_LUNG_SITES = ("upper lobe", "lower lobe")
+
+_TORSO_ORGANS = (
+    FindingOrgan("liver", "liver", statuses=_SIZED, sites=("right lobe", "left lobe")),
+    FindingOrgan("spleen", "spleen", statuses=_REMOVABLE, sites=("",)),
+    FindingOrgan("right kidney", "kidney", "right", statuses=_REMOVABLE, sites=("",)),
+    FindingOrgan("left kidney", "kidney", "left", statuses=_REMOVABLE, sites=("",)),
+    FindingOrgan("gallbladder", "gallbladder", statuses=_REMOVABLE),
+    FindingOrgan("pancreas", "pancreas", statuses=_SIZED, sites=("head", "body", "tail")),
+    FindingOrgan("stomach", "stomach", statuses=_SIZED, sites=("",)),
+    FindingOrgan("urinary bladder", "urinary bladder", statuses=_REMOVABLE, sites=("",)),
+    FindingOrgan(
+        "colon", "colon", statuses=("normal",), sites=("ascending", "transverse", "descending", "sigmoid", "rectum")
+    ),
+    FindingOrgan("right adrenal gland", "adrenal gland", "right", statuses=("normal",), sites=("",)),
+    FindingOrgan("left adrenal gland", "adrenal gland", "left", statuses=("normal",), sites=("",)),
+    FindingOrgan("right lung", "lung", "right", statuses=("normal",), sites=_LUNG_SITES),
+    FindingOrgan("left lung", "lung", "left", statuses=("normal",), sites=_LUNG_SITES),
+    FindingOrgan("heart", "heart", statuses=_SIZED),
+    FindingOrgan("aorta", "aorta", statuses=("normal", "enlarged")),
+    FindingOrgan("duodenum", "duodenum"),
+    FindingOrgan("small bowel", "small bowel"),
+    FindingOrgan("esophagus", "esophagus"),
+    FindingOrgan("inferior vena cava", "inferior vena cava"),
+    FindingOrgan("portal and splenic vein", "portal and splenic vein"),
+)
+
+_ABDOMEN = {
+    "liver", "spleen", "right kidney", "left kidney", "gallbladder", "pancreas", "stomach", "colon", "aorta",
+    "right adrenal gland", "left adrenal gland", "duodenum", "small bowel", "inferior vena cava",
+    "portal and splenic vein",
+}  # fmt: skip
+_CHEST = {"right lung", "left lung", "heart", "aorta", "esophagus"}
+
+TORSO = Anatomy(
+    name="torso",
+    classes=_TORSO_CLASSES,
+    organs=_TORSO_ORGANS,
+    regions=("chest", "abdomen", "abdomen and pelvis"),
+    # What a 384 mm field shows: a chest scan reaches the kidneys, an abdomen scan the lung bases.
+    region_organs={
+        "chest": frozenset(_CHEST | (_ABDOMEN - {"colon", "small bowel"})),
+        "abdomen": frozenset(_ABDOMEN | _CHEST),
+        "abdomen and pelvis": frozenset(_ABDOMEN | {"urinary bladder"}),
+    },
+)
+
+_HEAD_NECK_CLASSES = (
+    OrganClass(0, "background", (), (-1024, 3000), (0, 1e9), (0, 0, 0)),
+    OrganClass(1, "brainstem", ("Brainstem",), (0, 80), (8, 50), (140, 224, 228)),
+    OrganClass(2, "spinal cord", ("SpinalCord",), (0, 120), (5, 60), (244, 214, 49)),
+    OrganClass(3, "right parotid", ("RightParotid",), (-100, 150), (8, 90), (128, 174, 128)),
+    OrganClass(4, "left parotid", ("LeftParotid",), (-100, 150), (8, 90), (106, 160, 90)),
+    OrganClass(5, "esophagus", ("Esophagus",), (-200, 120), (2, 60), (211, 171, 143)),
+    OrganClass(6, "larynx", ("Larynx",), (-400, 150), (5, 90), (150, 98, 83)),
+    OrganClass(7, "mandible", ("Mandible",), (200, 1400), (20, 140), (253, 232, 158)),
+    OrganClass(8, "ptv70", ("PTV70",), (-200, 200), (10, 1200), (144, 238, 60)),
+)
+
+HEAD_NECK = Anatomy(
+    name="head-neck",
+    classes=_HEAD_NECK_CLASSES,
+    organs=tuple(FindingOrgan(c.name, c.name, statuses=_REMOVABLE) for c in _HEAD_NECK_CLASSES if 0 < c.id < 8),
+    regions=("head and neck",),
+    lesion_class="ptv70",
+    spacing_mm=(4.0, 4.0, 2.5),
+    region_organs={"head and neck": frozenset(c.name for c in _HEAD_NECK_CLASSES if 0 < c.id < 8)},
+)
+
+ANATOMIES = {a.name: a for a in (TORSO, HEAD_NECK)}
+
+
+def anatomy_named(name: str) -> Anatomy:
+    """The label table of that name; AnatomyError naming the known ones otherwise."""
+    if name not in ANATOMIES:
+        raise AnatomyError(f"unknown anatomy {name!r}; known: {', '.join(ANATOMIES)}.")
+    return ANATOMIES[name]
