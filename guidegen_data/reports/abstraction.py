@@ -1,0 +1,155 @@
+"""Report text -> Findings by rules: the sections, sentences and clauses of a report read into one set of findings.
+
+Documented choices, each recorded in `Abstraction.understood` whenever one is made:
+
+- contrast without a phase is portal venous; a delayed phase counts as portal venous, the nearest the schema has;
+- a lesion without a length is 20 mm, or the length that lexicon.yaml gives 'large', 'small', 'tiny';
+- a lesion without a site takes the organ's default site of lexicon.yaml, else its first; without a side, the right;
+- the middle lobe of the lung is read as the lower lobe, the caudate as the left lobe of the liver, the pancreatic neck
+  as the body: the nearest site the schema has;
+- a scan of chest, abdomen and pelvis is read as the one region that holds the most of its lesions ('abdomen' first);
+- the impression repeats the findings: a lesion in both is one lesion;
+- a lesion the schema cannot hold (length out of range, no host, outside the field) goes to `ignored`; it is an error
+  when the report says nothing else of any organ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guidegen_data.anatomy import TORSO, Anatomy
+from guidegen_data.errors import FindingsError, ReportError
+from guidegen_data.reports.clauses import HEADS, Clause, Place, parse_clause
+from guidegen_data.reports.findings import Findings, Lesion
+from guidegen_data.reports.lesion_list import LesionList
+from guidegen_data.reports.lesion_rules import lesion_mentions
+from guidegen_data.reports.lexicon import Lexicon, lexicon_for
+from guidegen_data.reports.notes import Notes
+from guidegen_data.reports.patient_rules import PatientClaims
+from guidegen_data.reports.scan_rules import ScanClaims
+from guidegen_data.reports.sections import split_sentences
+from guidegen_data.reports.status_list import StatusList
+from guidegen_data.reports.status_rules import status_mentions
+
+_NOT_A_SIZE = {
+    "prior": "the size on an earlier scan",
+    "distance": "a distance or a slice thickness, not a lesion's size",
+    "other": "this quantity is not in the vocabulary",
+}
+
+
+@dataclass(frozen=True)
+class Abstraction:
+    """What a report was read as: `understood` says which words became what, `ignored` which did not and why."""
+
+    findings: Findings
+    understood: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def abstract_report(text: str, anatomy: Anatomy = TORSO) -> Abstraction:
+    """Findings of free report text. ReportError when it says nothing this anatomy knows; FindingsError when its parts
+    contradict each other or nothing but lesions that the schema cannot hold is said. Messages hold no report text.
+    """
+    reading = _Reading(anatomy)
+    for sentence in split_sentences(text, reading.lexicon.headings):
+        reading.read(parse_clause(sentence, reading.lexicon))
+    findings = reading.findings()
+    return Abstraction(findings, tuple(reading.notes.understood), tuple(reading.notes.ignored))
+
+
+class _Reading:
+    """The state of one pass over a report."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.lexicon: Lexicon = lexicon_for(anatomy)
+        self.notes = Notes()
+        self.patient = PatientClaims(self.notes)
+        self.scan = ScanClaims(anatomy, self.lexicon, self.notes)
+        self.statuses = StatusList(anatomy, self.lexicon, self.notes)
+        self.lesions = LesionList(anatomy, self.lexicon, self.notes)
+        self._label: tuple[Place, ...] = ()
+        self._recent: tuple[Place, ...] = ()
+        self._section = ""
+
+    def read(self, clause: Clause) -> None:
+        """Take everything one sentence says."""
+        if clause.section != self._section:
+            self._label, self._recent, self._section = (), (), clause.section
+        if clause.section == "comparison":
+            return
+        self.patient.read(clause)
+        self.scan.read(clause)
+        label = _label(clause)
+        self._label = label if label is not None else self._label
+        pronoun = clause.kind(0) == "pronoun"
+        context = self._recent if pronoun else self._label
+        for status in status_mentions(clause, context):
+            self.statuses.add(status)
+        bare = any(item.kind == "place" and item.value.bare and not item.value.group for item in clause.items)
+        mentions, dropped = lesion_mentions(clause, self._recent if bare and not self._label else context, self.lexicon)
+        for mention in mentions:
+            self.lesions.add(mention)
+        for line in dropped:
+            self.notes.ignored.append(line)
+        self._read_measures(clause, bool(mentions or dropped), pronoun)
+        places = tuple(item.value for item in clause.items if item.kind == "place" and item.value.group)
+        self._recent = places or self._recent
+
+    def _read_measures(self, clause: Clause, has_head: bool, pronoun: bool) -> None:
+        """Lengths and densities that no lesion word of the same sentence owns."""
+        has_place = any(item.kind == "place" and item.value.group for item in clause.items)
+        for i, item in enumerate(clause.items):
+            if item.kind == "measure" and item.value.role != "size":
+                self.notes.dropped(item.text, _NOT_A_SIZE[item.value.role])
+            elif item.kind == "measure" and not has_head:
+                longest = max(item.value.sizes_mm)
+                free = not has_place and not clause.flags[i]
+                if not (free and self.lesions.size_of_last(longest, clause.text, clause.section)):
+                    owner = "an organ's own length is not used" if has_place else "a length with no lesion named"
+                    self.notes.dropped(clause.text, owner)
+            elif item.kind == "attenuation" and pronoun and not has_place and not has_head and not clause.flags[i]:
+                self.lesions.attenuation_of_last(item.value, clause.text)
+
+    def findings(self) -> Findings:
+        """Everything read as one Findings, or the error that says why there is none."""
+        statuses = self.statuses.statuses()
+        lesions = self.lesions.lesions()
+        region = self.scan.region([lesion.organ for lesion in lesions], list(statuses))
+        lesions = [lesion for lesion in lesions if self._in_field(lesion, region)]
+        spoken = bool(lesions) or self.statuses.said_anything or self.lesions.said_none
+        if not spoken and self.lesions.misfits:
+            raise self.lesions.misfits[0]
+        if not spoken and not self.scan.has_region:
+            raise ReportError(
+                f"expected a report that names a body region, an organ's status or a lesion, got none of them; "
+                f"known organs: {', '.join(self.anatomy.organ)}."
+            )
+        return Findings(
+            region=region,
+            phase=self.scan.phase(),
+            sex=self.patient.sex(),
+            age_decade=self.patient.age_decade,
+            organs=statuses,
+            lesions=tuple(lesions),
+            anatomy_name=self.anatomy.name,
+        )
+
+    def _in_field(self, lesion: Lesion, region: str) -> bool:
+        if lesion.organ in self.anatomy.region_organs.get(region, ()):
+            return True
+        reason = f"a lesion of the {lesion.organ} lies outside the field of a {region} scan"
+        self.notes.dropped(f"{lesion.organ} lesion", reason)
+        self.lesions.misfits.append(FindingsError(f"{reason}; change the region."))
+        return False
+
+
+def _label(clause: Clause) -> tuple[Place, ...] | None:
+    """Organs of a line label ('Liver:', 'Liver/Spleen:'), () for any other label, None when there is none."""
+    for i, item in enumerate(clause.items[:8]):
+        if item.text == ":":
+            return tuple(p.value for p in clause.items[:i] if p.kind == "place" and p.value.group)
+        if item.kind in (*HEADS, "verb", "measure"):
+            return None
+    return None

@@ -1,0 +1,196 @@
+"""The lesions of one report: repeats joined, pointing words followed, defaults filled in, misfits noted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guidegen_data.anatomy import Anatomy, FindingOrgan
+from guidegen_data.errors import FindingsError, GuideGenError, ReportError
+from guidegen_data.reports.findings import MAX_LESION_MM, MAX_LESIONS, MIN_LESION_MM, Lesion
+from guidegen_data.reports.lesion_rules import LesionMention
+from guidegen_data.reports.lexicon import Lexicon
+from guidegen_data.reports.notes import Notes
+
+DEFAULT_SIZE_MM = 20.0
+
+
+@dataclass
+class Candidate:
+    """A lesion of a known organ; `site` and `size_mm` are None while no sentence has stated them."""
+
+    organ: FindingOrgan
+    site: str | None
+    size_mm: float | None
+    attenuation: str
+    mention: LesionMention
+    chosen: str = ""
+
+    def agrees(self, other: Candidate) -> bool:
+        """Whether both can be one lesion: nothing that both state differs (sizes by 3 mm or a fifth at most)."""
+        if self.organ != other.organ or (self.site and other.site and self.site != other.site):
+            return False
+        if self.attenuation and other.attenuation and self.attenuation != other.attenuation:
+            return False
+        if self.size_mm is None or other.size_mm is None:
+            return True
+        return abs(self.size_mm - other.size_mm) <= max(3.0, 0.2 * max(self.size_mm, other.size_mm))
+
+    def distance(self, other: Candidate) -> float:
+        """How far two agreeing candidates are from saying the same, for matching the closest first."""
+        apart = 1.0 if self.size_mm is None or other.size_mm is None else abs(self.size_mm - other.size_mm)
+        return apart + 0.5 * (self.site != other.site) + 0.25 * (self.attenuation != other.attenuation)
+
+    def absorb(self, other: Candidate) -> None:
+        """Take from another mention of the same lesion what this one does not state."""
+        self.site = self.site or other.site
+        self.size_mm = self.size_mm if self.size_mm is not None else other.size_mm
+        self.attenuation = self.attenuation or other.attenuation
+
+
+class LesionList:
+    """Mentions in, `Lesion`s out. `misfits`: asserted lesions that the schema cannot hold, as errors."""
+
+    def __init__(self, anatomy: Anatomy, lexicon: Lexicon, notes: Notes) -> None:
+        self.anatomy, self.lexicon, self.notes = anatomy, lexicon, notes
+        self.candidates: list[Candidate] = []
+        self.misfits: list[GuideGenError] = []
+        self.said_none = False
+
+    def add(self, mention: LesionMention) -> None:
+        """Take a mention, or note why not."""
+        if mention.doubt == "negated":
+            self.said_none = True
+            self.notes.used(mention.quote, "no lesion")
+        elif mention.doubt:
+            self.notes.dropped(mention.quote, mention.doubt)
+        elif mention.place is None or mention.place.group == "":
+            self._add_pointing(mention)
+        elif mention.place.group is None:
+            self.notes.dropped(mention.quote, f"that body part hosts no lesion of the {self.anatomy.name} vocabulary")
+            self.misfits.append(
+                ReportError(f"expected a lesion of an organ this model knows, got another body part; {self._hosts()}.")
+            )
+        else:
+            for candidate in self._candidates(mention):
+                if not (self._repeats_above(candidate)):
+                    self.candidates.append(candidate)
+
+    def size_of_last(self, size_mm: float, quote: str, section: str) -> bool:
+        """'It measures 24 mm': the length of the lesion named last, if that has none yet."""
+        last = self.candidates[-1] if self.candidates else None
+        if last is None or last.size_mm is not None or last.mention.section != section:
+            return False
+        last.size_mm = size_mm
+        self.notes.used(quote, f"size of the {last.organ.name} lesion before")
+        return True
+
+    def attenuation_of_last(self, attenuation: str, quote: str) -> None:
+        """'It is hypodense.'"""
+        if self.candidates and not self.candidates[-1].attenuation:
+            self.candidates[-1].attenuation = attenuation
+            self.notes.used(quote, f"attenuation of the {self.candidates[-1].organ.name} lesion before")
+
+    def _add_pointing(self, mention: LesionMention) -> None:
+        if mention.definite and self.candidates and self.candidates[-1].mention.section == mention.section:
+            last = self.candidates[-1]
+            last.absorb(Candidate(last.organ, None, mention.size_mm, mention.attenuation, mention))
+            self.notes.used(mention.quote, f"said of the {last.organ.name} lesion before")
+            return
+        self.notes.dropped(mention.quote, "a lesion without an organ that this vocabulary knows")
+        if mention.size_mm is not None or not mention.definite:
+            self.misfits.append(
+                ReportError(f"expected a lesion with the organ it sits in, got one without; {self._hosts()}.")
+            )
+
+    def _candidates(self, mention: LesionMention) -> list[Candidate]:
+        place = mention.place
+        assert place is not None
+        assert place.group
+        organs = self.lexicon.organs_of(place.group, place.side)
+        chosen = ""
+        if not organs:
+            members = self.lexicon.groups[place.group]
+            organs = tuple(o for o in members if o.side == "right") or members[:1]
+            chosen = f"side not stated: {organs[0].side} taken"
+        return [
+            Candidate(
+                organ, place.site if place.site in organ.sites and place.site else None, mention.size_mm,
+                mention.attenuation, mention, chosen,
+            )
+            for organ in organs
+        ]  # fmt: skip
+
+    def _repeats_above(self, new: Candidate) -> bool:
+        """Join a second mention in the same text: one that points back, or one of the two without a length."""
+        if new.mention.section == "impression":
+            return False
+        for old in reversed(self.candidates):
+            same_sentence = old.mention.quote == new.mention.quote
+            if same_sentence or old.mention.section == "impression" or not old.agrees(new):
+                continue
+            if new.mention.definite or old.size_mm is None or new.size_mm is None:
+                old.absorb(new)
+                self.notes.used(new.mention.quote, f"the {old.organ.name} lesion named before")
+                return True
+        return False
+
+    def lesions(self) -> list[Lesion]:
+        """The lesions in the order of the text, impression merged, at most MAX_LESIONS; misfits are left out."""
+        lesions = [self._lesion(candidate) for candidate in self._merged()]
+        kept = [lesion for lesion in lesions if lesion is not None]
+        if len(kept) > MAX_LESIONS:
+            smallest = sorted(range(len(kept)), key=lambda i: -kept[i].size_mm)[MAX_LESIONS:]
+            for i in smallest:
+                self.notes.dropped(f"{kept[i].organ} {kept[i].size_mm:g} mm", f"at most {MAX_LESIONS} lesions a case")
+            kept = [lesion for i, lesion in enumerate(kept) if i not in smallest]
+        return kept
+
+    def _merged(self) -> list[Candidate]:
+        """Body and impression as one list: each impression lesion is matched to the closest of the body."""
+        body = [c for c in self.candidates if c.mention.section != "impression"]
+        repeats = [c for c in self.candidates if c.mention.section == "impression"]
+        pairs = sorted(
+            (old.distance(new), i, j) for i, old in enumerate(body) for j, new in enumerate(repeats) if old.agrees(new)
+        )
+        taken: set[int] = set()
+        matched: set[int] = set()
+        for _, i, j in pairs:
+            if i not in taken and j not in matched:
+                taken.add(i)
+                matched.add(j)
+                body[i].absorb(repeats[j])
+        # Without a length of its own, what the body already has is said again, not found again.
+        again = {j for _, _, j in pairs if repeats[j].size_mm is None}
+        return body + [c for j, c in enumerate(repeats) if j not in matched | again]
+
+    def _lesion(self, candidate: Candidate) -> Lesion | None:
+        """The lesion with its defaults; None, with a misfit, when the schema cannot hold it."""
+        organ, quote = candidate.organ, candidate.mention.quote
+        notes = [candidate.chosen] if candidate.chosen else []
+        if not organ.sites:
+            self.notes.dropped(quote, f"a lesion of the {organ.name} is not in this vocabulary")
+            self.misfits.append(
+                FindingsError(f"a lesion of the {organ.name} is not in this vocabulary; {self._hosts()}.")
+            )
+            return None
+        site = candidate.site
+        if site is None:
+            site = self.lexicon.default_sites.get(organ.name, organ.sites[0])
+            if site:
+                notes.append(f"site not stated: {site} taken")
+        size = candidate.size_mm
+        if size is None:
+            size = self.lexicon.size_mm.get(candidate.mention.size_word, DEFAULT_SIZE_MM)
+            notes.append(f"size not stated: {size:g} mm taken")
+        if not MIN_LESION_MM <= size <= MAX_LESION_MM:
+            reason = f"a lesion is {MIN_LESION_MM:g} to {MAX_LESION_MM:g} mm in this vocabulary, not {size:g} mm"
+            self.notes.dropped(quote, reason)
+            self.misfits.append(FindingsError(f"{reason}, in the {organ.name}; change the size."))
+            return None
+        words = filter(None, ("lesion", organ.name, site, f"{size:g} mm", candidate.attenuation))
+        self.notes.used(quote, " ".join(words) + (f" ({'; '.join(notes)})" if notes else ""))
+        return Lesion(organ.name, site, size, candidate.attenuation)
+
+    def _hosts(self) -> str:
+        hosts = ", ".join(o.name for o in self.anatomy.organs if o.sites)
+        return f"known: {hosts}" if hosts else f"the {self.anatomy.name} vocabulary has no lesion hosts"

@@ -1,0 +1,23 @@
+"""The record of one reading of a report: which words became what, which did not and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Notes:
+    """Lines in the order they were made; the same line is kept once."""
+
+    understood: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def used(self, words: str, became: str) -> None:
+        line = f"{words.strip()!r} -> {became}" if words else became
+        if line not in self.understood:
+            self.understood.append(line)
+
+    def dropped(self, words: str, reason: str) -> None:
+        line = f"{words.strip()!r}: {reason}"
+        if line not in self.ignored:
+            self.ignored.append(line)

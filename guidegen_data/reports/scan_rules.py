@@ -1,0 +1,117 @@
+"""How the scan was made: body region and contrast phase, the title and the technique before the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from guidegen_data.anatomy import PHASES, Anatomy
+from guidegen_data.reports.clauses import Clause
+from guidegen_data.reports.lexicon import Lexicon
+from guidegen_data.reports.notes import Notes
+
+_PRIORITY = {"exam": 0, "technique": 0, "": 1, "findings": 2, "impression": 2, "history": 3}
+_WALK = ("locative", "det", "conj", "punct", "word", "phase", "verb", "ct", "place")
+_READ_AS = {"contrast": "portal venous", "delayed": "portal venous"}
+_NAMED = {"contrast": 0, "delayed": 1, "non-contrast": 2, "arterial": 3, "portal venous": 4}
+
+
+def scan_parts(clause: Clause) -> tuple[frozenset[str], str]:
+    """Body parts that the clause says were scanned ('CT of the chest', 'abdominal CT'), and the words; else empty."""
+    used: list[int] = []
+    first = next((i for i, item in enumerate(clause.items) if item.kind == "ct"), None)
+    if first is not None:
+        used = _walk(clause, first, 1) or _walk(clause, first, -1)
+    elif clause.section in ("exam", "technique"):
+        used = [i for i, item in enumerate(clause.items) if item.kind == "part"]
+    parts = frozenset(part for i in used for part in clause.items[i].value)
+    span = [*used, *([] if first is None else [first])]
+    return parts, clause.quote(min(span), max(span)) if parts else ""
+
+
+def _walk(clause: Clause, start: int, step: int) -> list[int]:
+    found: list[int] = []
+    j = start + step
+    gap = 0
+    while 0 <= j < len(clause.items) and gap < 8:
+        kind = clause.kind(j)
+        if kind == "part":
+            found.append(j)
+            gap = 0
+        elif kind not in _WALK or clause.items[j].text == ";":
+            break
+        gap += 1
+        j += step
+    return found
+
+
+class ScanClaims:
+    """Regions and phases as the sentences tell them; `region` and `phase` choose when all are read."""
+
+    def __init__(self, anatomy: Anatomy, lexicon: Lexicon, notes: Notes) -> None:
+        self.anatomy, self.lexicon, self.notes = anatomy, lexicon, notes
+        self._parts: list[tuple[int, frozenset[str], str]] = []
+        self._phases: list[tuple[int, str, str]] = []
+
+    @property
+    def has_region(self) -> bool:
+        return bool(self._parts)
+
+    def read(self, clause: Clause) -> None:
+        """Take what a sentence says of the scan; other scans and advice are not asked."""
+        if clause.section not in _PRIORITY:
+            return
+        if any(item.kind == "near" and item.text.startswith("compared") for item in clause.items):
+            return
+        priority = _PRIORITY[clause.section]
+        parts, words = scan_parts(clause)
+        if parts:
+            self._parts.append((priority, parts, words))
+        for i, item in enumerate(clause.items):
+            if item.kind == "phase" and "uncertain" not in clause.flags[i]:
+                self._phases.append((priority, item.value, item.text))
+
+    def phase(self) -> str:
+        """The phase of the best section; 'with contrast' without a phase is portal venous; '' when not stated."""
+        timed = [claim for claim in self._phases if claim[1] != "oral"]
+        for _, value, words in self._phases:
+            if value == "oral":
+                self.notes.dropped(words, "oral contrast is no phase")
+        if not timed:
+            return ""
+        best = min(priority for priority, _, _ in timed)
+        chosen = max((claim for claim in timed if claim[0] == best), key=lambda claim: _NAMED[claim[1]])
+        phase = _READ_AS.get(chosen[1], chosen[1])
+        why = {"contrast": " (contrast without a phase)", "delayed": " (the nearest phase of this vocabulary)"}
+        self.notes.used(chosen[2], f"phase {phase}{why.get(chosen[1], '')}")
+        for _, value, words in timed:
+            if _READ_AS.get(value, value) != phase and value in PHASES:
+                self.notes.dropped(words, f"one phase a case; {phase} is taken")
+        return phase
+
+    def region(self, lesion_organs: Sequence[str], other_organs: Sequence[str]) -> str:
+        """The region the report names, else the default that shows the organs it speaks of."""
+        if not self._parts:
+            candidates = self.lexicon.default_regions
+            region = self._widest(candidates, [*lesion_organs, *other_organs])
+            self.notes.used("", f"region not stated -> {region}")
+            return region
+        best = min(priority for priority, _, _ in self._parts)
+        _, parts, words = next(claim for claim in self._parts if claim[0] == best)
+        if self._parts[0][0] == best and best == 0:  # exam and technique together: the fuller one
+            parts, words = max(((p, w) for q, p, w in self._parts if q == best), key=lambda claim: len(claim[0]))
+        candidates = next(
+            (names for wanted, names in self.lexicon.fields if wanted == parts), list(self.anatomy.regions)
+        )
+        region = self._widest(candidates, lesion_organs)
+        size = self.anatomy.shape[2] * self.anatomy.spacing_mm[2]
+        several = f" (one {size:g} mm field a case)" if parts != frozenset(region.split(" and ")) else ""
+        self.notes.used(words, f"region {region}{several}")
+        for _, other, other_words in self._parts:
+            if not other <= parts:
+                self.notes.dropped(other_words, "another region was stated before")
+        return region
+
+    def _widest(self, candidates: Sequence[str], organs: Sequence[str]) -> str:
+        """The first candidate that shows the most of the organs."""
+        shown = self.anatomy.region_organs
+        return max(candidates, key=lambda region: sum(organ in shown.get(region, ()) for organ in organs))

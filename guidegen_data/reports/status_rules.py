@@ -1,0 +1,147 @@
+"""What a sentence says of whole organs: normal, enlarged, small, absent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guidegen_data.reports.clauses import HEADS, Clause, Place, is_host_of_head
+
+_SIZED_NOUN = ("lesion", "lesions", "other", "attenuation", "size_word")
+
+
+@dataclass(frozen=True)
+class StatusMention:
+    """A status claimed of some places; `doubt` is why it is not to be used ('' when it is)."""
+
+    places: tuple[Place, ...]
+    status: str
+    quote: str
+    doubt: str = ""
+
+
+def status_mentions(clause: Clause, context: tuple[Place, ...]) -> list[StatusMention]:
+    """Every status word of a clause with the places it is said of; `context` are those of the organ label before."""
+    found = []
+    for i, item in enumerate(clause.items):
+        if item.kind == "named_status":
+            found.append(_named(clause, i))
+        elif item.kind == "status":
+            mention = _worded(clause, i, context)
+            if mention is not None:
+                found.append(mention)
+    return found
+
+
+def _doubt(clause: Clause, i: int, status: str) -> str:
+    flags = clause.flags[i]
+    if "negated" in flags:
+        return "negated"
+    if "uncertain" in flags:
+        return "uncertain or planned, not stated as a fact"
+    if status != "absent" and ("historic" in flags or clause.section == "history"):
+        return "history, not a finding of this scan"
+    if clause.section == "recommendation":
+        return "a recommendation, not a finding"
+    return ""
+
+
+def _named(clause: Clause, i: int) -> StatusMention:
+    """'left nephrectomy', 'hepatomegaly': the word holds organ and status; a side may stand beside it."""
+    groups, status = clause.items[i].value
+    first, last = i, i
+    side = ""
+    partial = clause.kind(i - 1) == "partial"
+    for j in range(i - 1, max(-1, i - 5), -1):
+        item = clause.items[j]
+        if item.kind == "place" and item.value.group in ("", *groups):
+            side, first = item.value.side, j
+            break
+        if item.kind not in ("word", "partial", "status"):
+            break
+        partial = partial or item.kind == "partial"
+    if not side:
+        for j in range(i + 1, min(len(clause.items), i + 5)):
+            item = clause.items[j]
+            if item.kind == "place" and item.value.group in ("", *groups) and not item.value.site:
+                side, last = item.value.side, j
+                break
+            if item.kind not in ("locative", "det", "punct") or item.text in (",", ";"):
+                break
+    if not side and clause.items[i].text.endswith("nephrectomies"):
+        side = "both"
+    doubt = _doubt(clause, i, status) or ("only a part was removed" if partial else "")
+    places = tuple(Place(group, side=side, explicit=True) for group in groups)
+    return StatusMention(places, status, clause.quote(first, last), doubt)
+
+
+def _worded(clause: Clause, i: int, context: tuple[Place, ...]) -> StatusMention | None:
+    status = clause.items[i].value
+    doubt = _doubt(clause, i, status)
+    targets = _beside(clause, i, near=True) or _attributive(clause, i) or _beside(clause, i, near=False)
+    if targets:
+        quote = clause.quote(min(i, *targets), max(i, *targets))
+        return StatusMention(tuple(clause.items[t].value for t in targets), status, quote, doubt)
+    own = any(item.kind == "place" or item.kind in HEADS for item in clause.items)
+    if context and not own and clause.kind(i + 1) not in _SIZED_NOUN:
+        return StatusMention(context, status, clause.text, doubt)
+    return None
+
+
+def _attributive(clause: Clause, i: int) -> tuple[int, ...]:
+    """'an enlarged spleen', 'atrophy of the left kidney', 'enlarged liver and spleen': places right after."""
+    j = i + 1
+    words = 0
+    while clause.kind(j) in ("word", "det", "locative") and words < 3:
+        if clause.kind(j) == "locative" and clause.items[j].text not in ("of", "in"):
+            return ()
+        words += 1
+        j += 1
+    if clause.kind(j) != "place" or is_host_of_head(clause, j):
+        return ()
+    return _coordinated(clause, j, forward=True)
+
+
+def _beside(clause: Clause, i: int, near: bool) -> tuple[int, ...]:
+    """'the spleen is enlarged': the nearest place before; `near` wants nothing but verbs and adverbs between."""
+    following = clause.kind(i + 1)
+    if following in _SIZED_NOUN or (clause.items[i].value == "small" and following == "word"):
+        return ()
+    j = i - 1
+    verbs = 0
+    between = ("verb", "word", "punct", "status", "negation", "uncertain", "det") if near else ()
+    while j >= 0 and clause.kind(j) != "place":
+        item = clause.items[j]
+        if item.kind in (*HEADS, "scope_break", "near") or item.text == ";" or (near and item.text == ","):
+            return ()
+        if near and item.kind not in between:
+            return ()
+        verbs += item.kind == "verb"
+        j -= 1
+    if j < 0 or is_host_of_head(clause, j):
+        return ()
+    if following == "place" and (verbs or not near):
+        return ()
+    return _coordinated(clause, j, forward=False)
+
+
+def _coordinated(clause: Clause, place: int, forward: bool) -> tuple[int, ...]:
+    """The place and those joined to it by ',', 'and', '/': 'liver, spleen and kidneys'."""
+    found = [place]
+    step = 1 if forward else -1
+    j = place + step
+    joined = False
+    while 0 <= j < len(clause.items):
+        item = clause.items[j]
+        if item.kind == "place":
+            if not joined:
+                break
+            if forward and clause.kind(j + 1) in ("verb", "status"):
+                break
+            found.append(j)
+            joined = False
+        elif item.kind == "conj" or item.text in (",", "/"):
+            joined = True
+        elif item.kind != "det":
+            break
+        j += step
+    return tuple(found)
