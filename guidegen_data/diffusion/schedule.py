@@ -1,0 +1,31 @@
+"""Noise schedules as tables over t = 0..T with abar[0] = 1, and the steps that a sampler takes through them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cosine_abar(num_timesteps: int = 1000, offset: float = 0.008, shift: float = 1.0) -> Tensor:
+    """abar_t for t = 0..T (T + 1,), float64, from 1 down to 0 (Nichol and Dhariwal 2021, eq. 17).
+
+    `shift` divides the odds abar / (1 - abar). A mask of many voxels is legible long before most of its voxels are
+    right, so at shift 1 nearly all steps would be spent where nothing is left to decide (the same reasoning as the
+    resolution-dependent shift of Esser et al. 2024, sec. 5.3.2).
+    """
+    t = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
+    abar = (
+        torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
+        / math.cos(offset / (1 + offset) * math.pi / 2) ** 2
+    )
+    abar = abar.clamp(0, 1)
+    return abar / (abar + shift * (1 - abar))
+
+
+def spaced_steps(num_timesteps: int, num_steps: int) -> Tensor:
+    """The visited times T = t_0 > t_1 > ... > t_n = 0, evenly spaced, (num_steps + 1,) int64."""
+    if not 1 <= num_steps <= num_timesteps:
+        raise ValueError(f"num_steps must be 1..{num_timesteps}, got {num_steps}.")
+    return torch.linspace(num_timesteps, 0, num_steps + 1, dtype=torch.float64).round().long()

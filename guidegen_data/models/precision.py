@@ -1,0 +1,44 @@
+"""The one place that decides where and in which precision the networks run."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from guidegen_data.errors import ModelError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """'auto' takes CUDA, then MPS, then the CPU. Raises ModelError when the named device is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {name!r} is not available here; use --device auto or --device cpu.") from error
+    return device
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("amx_tile")
+        return torch.bfloat16 if native else torch.float32
+    return torch.float32
+
+
+def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The module on its device in its precision, weights laid out channels-last, ready for inference."""
+    module = nn.Module.to(module, device=device, dtype=dtype)
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
+            nn.Module.to(child, memory_format=torch.channels_last)
+        elif isinstance(child, nn.Conv3d | nn.ConvTranspose3d):
+            nn.Module.to(child, memory_format=torch.channels_last_3d)
+    return module.eval().requires_grad_(False)

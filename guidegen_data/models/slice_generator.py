@@ -1,0 +1,127 @@
+"""Stage 2: latent slices of a CT, one after the other, each given its mask slice, the slice before it and the text."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from guidegen_data.models.unet3d import TextPool
+
+#: Level that marks "there is no previous slice"; its latents are then zero.
+NO_PREVIOUS = 1.0
+
+
+class SliceGenerator(ModelMixin, ConfigMixin):
+    """Velocity of the flow from latent slices to noise (Lipman et al. 2023), x_sigma = (1 - sigma) x_0 + sigma noise.
+
+    The mask enters as class fractions of the slice and its two neighbours, reduced by a small encoder once a slice; the
+    previous slice's latents enter with noise of a known level, so that sampling errors look like training noise.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_classes: int = 21,
+        latent_channels: int = 4,
+        downsampling: int = 4,
+        channels: tuple[int, ...] = (48, 96, 128),
+        mask_features: int = 24,
+        token_size: int = 384,
+        vector_size: int = 128,
+    ) -> None:
+        super().__init__()
+        if downsampling != 4:
+            raise ValueError("the mask encoder halves twice: the autoencoder must reduce by 4.")
+        self.mask_encoder = nn.Sequential(
+            nn.Conv2d(3 * num_classes, 32, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 48, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(48, mask_features, 1),
+        )
+        self.text_pool = TextPool(token_size, vector_size)
+        depth = len(channels)
+        self.unet = UNet2DConditionModel(
+            in_channels=2 * latent_channels + mask_features + 1,
+            out_channels=latent_channels,
+            block_out_channels=channels,
+            down_block_types=("DownBlock2D",) * (depth - 1) + ("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (depth - 1),
+            layers_per_block=1,
+            norm_num_groups=16,
+            attention_head_dim=4,
+            cross_attention_dim=token_size,
+            class_embed_type="simple_projection",
+            projection_class_embeddings_input_dim=vector_size,
+        )
+        self.num_classes = num_classes
+
+    def encode_mask(self, labels: Tensor) -> Tensor:
+        """Features (B, M, X/4, Y/4) of a mask slice with its neighbours below and above. labels (B, 3, X, Y) int."""
+        fractions = F.one_hot(labels.long(), self.num_classes).permute(0, 1, 4, 2, 3).flatten(1, 2)
+        return self.mask_encoder(fractions.to(self.mask_encoder[0].weight.dtype))  # type: ignore[arg-type]
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, mask: Tensor, previous: Tensor, level: Tensor, tokens: Tensor
+    ) -> Tensor:
+        """Velocity noise - x_0, (B, C, x, y). x and previous (B, C, x, y); sigma, level (B,) in [0, 1]; mask features
+        of `encode_mask`; tokens (B, L, D)."""
+        flag = level.to(x).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+        inputs = torch.cat([x, previous.to(x), mask.to(x), flag], dim=1)
+        tokens = tokens.to(x)
+        pooled = self.text_pool(tokens)
+        return self.unet(inputs, sigma.float() * 1000, encoder_hidden_states=tokens, class_labels=pooled).sample
+
+
+def mask_triples(label_maps: Tensor, z: int) -> Tensor:
+    """Label slices z - 1, z, z + 1 (edges repeated) of volumes (B, X, Y, Z) -> (B, 3, X, Y)."""
+    last = label_maps.shape[3] - 1
+    return torch.stack([label_maps[..., min(max(k, 0), last)] for k in (z - 1, z, z + 1)], dim=1)
+
+
+def slice_loss(
+    model: nn.Module,
+    latents: Tensor,
+    previous: Tensor,
+    has_previous: Tensor,
+    labels: Tensor,
+    tokens: Tensor,
+    generator: torch.Generator,
+    drop_text: float = 0.1,
+    max_level: float = 0.6,
+) -> dict[str, Tensor]:
+    """Squared error of the velocity at a random noise level. latents, previous (B, C, x, y), labels (B, 3, X, Y).
+
+    The previous slice is corrupted to a random level, which the network is told; where `has_previous` (B,) is false it
+    is zero and the level is NO_PREVIOUS.
+    """
+    batch = len(latents)
+    half = torch.rand(batch, generator=generator) < 0.7
+    normal = torch.sigmoid(torch.randn(batch, generator=generator))
+    sigma = torch.where(half, normal, torch.rand(batch, generator=generator)).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    level = (max_level * torch.rand(batch, generator=generator) ** 1.5).to(latents.device)
+    corrupted = corrupt_previous(previous, level, torch.randn(latents.shape, generator=generator).to(latents))
+    present = has_previous.to(latents.device).view(-1, 1, 1, 1)
+    corrupted = torch.where(present, corrupted, torch.zeros_like(corrupted))
+    level = torch.where(has_previous.to(level.device), level, torch.full_like(level, NO_PREVIOUS))
+    keep = (torch.rand(batch, generator=generator) >= drop_text).to(tokens).view(-1, 1, 1)
+    s = sigma.view(-1, 1, 1, 1)
+    velocity = model(
+        (1 - s) * latents + s * noise,
+        sigma,
+        model.encode_mask(labels),
+        corrupted,
+        level,
+        tokens * keep,  # type: ignore[operator]
+    )
+    return {"total": F.mse_loss(velocity.float(), noise - latents)}
+
+
+def corrupt_previous(previous: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    """The previous slice's latents at a noise level in [0, 1): sqrt(1 - l^2) previous + l noise. level (B,)."""
+    scale = level.to(previous).view(-1, 1, 1, 1)
+    return (1 - scale**2).sqrt() * previous + scale * noise

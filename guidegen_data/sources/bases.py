@@ -1,0 +1,115 @@
+"""Real volumes that training cases are made from: a folder of `NAME_ct.nii.gz` and `NAME_label.nii.gz` files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from guidegen_data.anatomy import TORSO, Anatomy
+from guidegen_data.errors import SourceError
+from guidegen_data.sources.volumes import Volume, read_ct, read_pair, read_volume, resample_ct, without_table
+
+#: TotalSegmentator classes that are bone but not in our table; contrast never changes them.
+_BONE = (
+    "sacrum", "sternum", "costal_cartilages", "skull", "hip_left", "hip_right", "femur_left", "femur_right",
+    "humerus_left", "humerus_right", "scapula_left", "scapula_right", "clavicula_left", "clavicula_right",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Base:
+    """One real volume. `labels` are uint8 ids of `anatomy` (None: image only), `ct_hu` float32 at `ct_spacing_mm`
+    (None: labels only), `bone` marks voxels on the label grid whose HU contrast medium does not change."""
+
+    name: str
+    anatomy: Anatomy
+    labels: np.ndarray | None = None
+    spacing_mm: tuple[float, float, float] = (3.0, 3.0, 3.0)
+    ct_hu: np.ndarray | None = None
+    bone: np.ndarray | None = None
+    unmapped: tuple[str, ...] = ()
+    landmarks_mm: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def extent_mm(self) -> tuple[float, float, float]:
+        shape = self.labels.shape if self.labels is not None else (0, 0, 0)
+        x, y, z = (n * s for n, s in zip(shape, self.spacing_mm, strict=True))
+        return x, y, z
+
+
+def read_classes(path: Path) -> dict[int, str]:
+    """Label id -> class name from a JSON file. Raises SourceError when it holds something else."""
+    try:
+        return {int(k): str(v) for k, v in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise SourceError(f"{path} must be a JSON object of label id to class name ({error}).") from error
+
+
+def find_bases(folder: Path) -> dict[str, tuple[Path | None, Path | None]]:
+    """Case name -> (CT path, label path), either of which may be None. Raises SourceError on an empty folder."""
+    if not folder.is_dir():
+        raise SourceError(f"no folder {folder}; give one that holds NAME_ct.nii.gz and NAME_label.nii.gz.")
+    found: dict[str, tuple[Path | None, Path | None]] = {}
+    for path in sorted(folder.glob("*.nii*")):
+        stem = path.name.split(".")[0]
+        name, _, kind = stem.rpartition("_")
+        ct, label = found.get(name, (None, None))
+        if kind == "ct":
+            found[name] = (path, label)
+        elif kind == "label":
+            found[name] = (ct, path)
+    if not found:
+        raise SourceError(f"{folder} holds no NAME_ct.nii.gz or NAME_label.nii.gz; rename the volumes to that pattern.")
+    return found
+
+
+def read_base(
+    name: str, ct_path: Path | None, label_path: Path | None, classes: dict[int, str], anatomy: Anatomy = TORSO
+) -> Base:
+    """One real volume with its labels mapped into `anatomy`'s table and the table the patient lies on removed."""
+    ct: Volume | None = None
+    if label_path is None:
+        ct = read_ct(ct_path)  # type: ignore[arg-type]
+        ct = resample_ct(Volume(without_table(ct.array), ct.spacing_mm), anatomy.spacing_mm)
+        return Base(name, anatomy, ct_hu=ct.array, spacing_mm=ct.spacing_mm)
+    if ct_path is None:
+        source = read_volume(label_path)
+    else:
+        ct, source = read_pair(ct_path, label_path)
+    ids = source.array.astype(np.int64)
+    unknown = sorted(set(np.unique(ids).tolist()) - set(classes) - {0})
+    if unknown:
+        raise SourceError(f"{label_path.name} holds label ids {unknown} that the class file does not name; add them.")
+    table, unmapped = anatomy.lookup(classes)
+    labels = table[ids]
+    names = {v: k for k, v in classes.items()}
+    bone_ids = [names[n] for n in _BONE if n in names]
+    bone = np.isin(ids, bone_ids) | np.isin(labels, [anatomy.ids.get("vertebrae", 255), anatomy.ids.get("rib", 255)])
+    return Base(
+        name,
+        anatomy,
+        labels,
+        source.spacing_mm,
+        None if ct is None else without_table(ct.array),
+        bone,
+        tuple(unmapped),
+        _landmarks(ids, names, source.spacing_mm[2]),
+    )
+
+
+def _landmarks(ids: np.ndarray, names: dict[str, int], spacing_z_mm: float) -> dict[str, float]:
+    """Heights in mm above the volume's lowest slice that decide what a field of view is called."""
+    marks = {}
+    upper = [names[n] for n in ("lung_upper_lobe_left", "lung_upper_lobe_right") if n in names]
+    for mark, wanted, pick in (
+        ("lung apex", upper, np.max),
+        ("lung base", [names[n] for n in ("lung_lower_lobe_left", "lung_lower_lobe_right") if n in names], np.min),
+        ("bladder", [names.get("urinary_bladder", -1)], np.mean),
+    ):
+        heights = np.flatnonzero(np.isin(ids, wanted).any(axis=(0, 1)))
+        if heights.size:
+            marks[mark] = float(pick(heights)) * spacing_z_mm
+    return marks

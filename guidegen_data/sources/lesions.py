@@ -1,0 +1,75 @@
+"""Lesions with plausible shapes, put where a site says, and the longest diameter that a report would state."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import pdist
+
+
+def longest_diameter_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+    """Largest distance in mm between two voxels of `mask` (X, Y, Z), plus one voxel width; 0.0 when it is empty."""
+    points = np.argwhere(mask) * np.asarray(spacing_mm)
+    if not len(points):
+        return 0.0
+    width = float(np.mean(spacing_mm))
+    if len(points) > 20:
+        try:
+            points = points[ConvexHull(points).vertices]
+        except QhullError:  # all in one plane
+            points = points[:: max(1, len(points) // 500)]
+    return width + (float(pdist(points).max()) if len(points) > 1 else 0.0)
+
+
+def lesion_mask(
+    allowed: np.ndarray,
+    size_mm: float,
+    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+    tries: int = 12,
+) -> np.ndarray | None:
+    """A lobulated ellipsoid of about `size_mm` longest diameter inside `allowed` (X, Y, Z); None when none fits.
+
+    Its centre is drawn from `allowed` weighted by depth, its surface is an ellipsoid moved by low-frequency noise, and
+    it is kept when at least 60 % of it lies in `allowed` grown by one voxel.
+    """
+    if not allowed.any():
+        return None
+    box = ndimage.find_objects(allowed.astype(np.uint8))[0]
+    margin = [int(np.ceil(size_mm / s)) + 2 for s in spacing_mm]
+    region = tuple(
+        slice(max(0, b.start - m), min(n, b.stop + m)) for b, m, n in zip(box, margin, allowed.shape, strict=True)
+    )
+    inside = allowed[region]
+    depth = ndimage.distance_transform_edt(inside, sampling=spacing_mm)
+    grown = ndimage.binary_dilation(inside)
+    candidates = np.argwhere(inside)
+    weights = np.minimum(depth[tuple(candidates.T)], size_mm / 2) ** 2
+    weights /= weights.sum()
+    for _ in range(tries):
+        centre = candidates[rng.choice(len(candidates), p=weights)]
+        shape = _lobulated(inside.shape, centre, size_mm, spacing_mm, rng)
+        kept = shape & grown
+        if kept.sum() >= 0.6 * shape.sum() and kept.sum() > 0:
+            pieces, count = ndimage.label(kept)
+            if count > 1:
+                kept = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+            out = np.zeros_like(allowed)
+            out[region] = kept
+            return out
+    return None
+
+
+def _lobulated(
+    shape: tuple[int, ...], centre: np.ndarray, size_mm: float, spacing_mm: tuple[float, ...], rng: np.random.Generator
+) -> np.ndarray:
+    semi = size_mm / 2 * np.array([1.0, rng.uniform(0.65, 1), rng.uniform(0.65, 1)])
+    rotation, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+    axes = [(np.arange(n) - c) * s for n, c, s in zip(shape, centre, spacing_mm, strict=True)]
+    offset = np.stack(np.meshgrid(*axes, indexing="ij"))
+    radius = np.sqrt(np.sum((np.einsum("ij,jxyz->ixyz", rotation, offset) / semi[:, None, None, None]) ** 2, axis=0))
+    sigma = [max(1.0, 0.3 * size_mm / s) for s in spacing_mm]
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape).astype(np.float32), sigma)
+    noise /= noise.std() + 1e-6
+    return radius + 0.12 * np.clip(noise, -2, 2) < 1

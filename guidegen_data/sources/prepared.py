@@ -1,0 +1,108 @@
+"""Training cases on disk: one compressed array file a case, written whole, found again by number, and resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from guidegen_data.errors import SourceError
+from guidegen_data.reports.findings import Findings
+from guidegen_data.sources.augment import Augmenter, TrainingCase
+from guidegen_data.sources.bases import Base, find_bases, read_base, read_classes
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What a prepared folder holds: `num` cases drawn with `seed` from the volumes of `source`, minus `leave_out`."""
+
+    source: str
+    num: int = 600
+    seed: int = 0
+    leave_out: tuple[str, ...] = ()
+    image_share: float = 0.5
+
+
+def load_bases(folder: Path, classes_path: Path | None, leave_out: tuple[str, ...] = ()) -> list[Base]:
+    """Every labelled volume of a folder as a Base. The class file is `*classes.json` in the folder unless given."""
+    found = find_bases(folder)
+    if missing := sorted(set(leave_out) - set(found)):
+        raise SourceError(f"--leave-out names {missing}, but {folder} holds {sorted(found)}.")
+    if classes_path is None:
+        candidates = sorted(folder.glob("*classes.json"))
+        if len(candidates) != 1:
+            raise SourceError(f"{folder} needs one *classes.json naming its label ids; give it with --classes.")
+        classes_path = candidates[0]
+    classes = read_classes(classes_path)
+    labelled = {n: paths for n, paths in found.items() if n not in leave_out and paths[1] is not None}
+    return [read_base(n, ct, label, classes) for n, (ct, label) in labelled.items()]
+
+
+def prepare(folder: Path, out: Path, config: PrepareConfig, classes_path: Path | None = None) -> Iterator[int]:
+    """Writes the cases that are missing and yields each number when it is on disk. Case i depends on (seed, i) alone.
+
+    `image_share` of the cases come from volumes that have a CT. Raises SourceError when `out` holds another set.
+    """
+    _claim(out, config)
+    bases = load_bases(folder, classes_path, config.leave_out)
+    groups = [[Augmenter(b) for b in bases if (b.ct_hu is not None) == wanted] for wanted in (True, False)]
+    if not bases:
+        raise SourceError(f"{folder} holds no label map; masks cannot be learned from images alone.")
+    for number in range(config.num):
+        path = case_path(out, number)
+        if not path.exists():
+            rng = np.random.default_rng([config.seed, number])
+            with_image = rng.random() < config.image_share
+            group = groups[0 if (with_image and groups[0]) or not groups[1] else 1]
+            save_case(path, group[int(rng.integers(len(group)))].make(rng))
+        yield number
+
+
+def _claim(out: Path, config: PrepareConfig) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    wanted, path = json.dumps(asdict(config), indent=1), out / "prepared.json"
+    if path.exists():
+        held = json.loads(path.read_text())
+        same = {k: v for k, v in json.loads(wanted).items() if k != "num"}
+        if {k: v for k, v in held.items() if k != "num"} != same:
+            raise SourceError(f"{out} holds cases of another configuration ({path.name}); choose another folder.")
+    elif any(out.iterdir()):
+        raise SourceError(f"{out} is not empty and holds no prepared cases; choose another folder.")
+    path.write_text(wanted)
+
+
+def case_path(folder: Path, number: int) -> Path:
+    return folder / f"case-{number:06d}.npz"
+
+
+def save_case(path: Path, case: TrainingCase) -> None:
+    """Writes a case under a temporary name first, so that a file under its final name is whole."""
+    arrays = {"label_map": case.label_map, "about": np.array(json.dumps([case.findings.to_dict(), case.base]))}
+    if case.ct_hu is not None:
+        arrays["ct_hu"] = np.clip(np.rint(case.ct_hu), -1024, 3071).astype(np.int16)
+    part = path.with_suffix(".part.npz")
+    np.savez_compressed(part, **arrays)  # type: ignore[arg-type]
+    os.replace(part, path)
+
+
+def load_case(path: Path) -> TrainingCase:
+    """A prepared case; SourceError when the file is damaged."""
+    try:
+        with np.load(path) as data:
+            about, base = json.loads(str(data["about"]))
+            ct = data["ct_hu"].astype(np.float32) if "ct_hu" in data.files else None
+            return TrainingCase(data["label_map"], ct, Findings.from_dict(about), base)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise SourceError(f"{path} is damaged; delete it and run the same prepare command again.") from error
+
+
+def case_paths(folder: Path) -> list[Path]:
+    """All cases of a prepared folder, in order; SourceError when there is none."""
+    paths = sorted(p for p in folder.glob("case-*.npz") if not p.name.endswith(".part.npz"))
+    if not paths:
+        raise SourceError(f"{folder} holds no prepared cases; run `guidegen prepare` first.")
+    return paths

@@ -1,0 +1,89 @@
+"""Batches of real CT slices for the autoencoder: small turns and zooms, contrast changes, lesion-like blobs, noise."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AIR_HU = -1024.0
+
+
+class SliceSource:
+    """Random axial slices (B, 1, size, size) in HU out of real volumes (X, Y, Z) in HU that are already at 3 mm.
+
+    Several versions of one volume (anti-aliased, sharp) may be given; they are drawn in proportion to their slices.
+    """
+
+    def __init__(self, volumes_hu: list[Tensor], size: int = 128) -> None:
+        if not volumes_hu:
+            raise ValueError("SliceSource needs at least one volume.")
+        self.volumes_hu = volumes_hu
+        self.size = size
+        self.weights = torch.tensor([float(v.shape[2]) for v in volumes_hu])
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """(B, 1, size, size) float32 HU; a function of the generator's state alone."""
+        which = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
+        slices = [self._slice(self.volumes_hu[int(i)], generator) for i in which]
+        return torch.stack(slices).unsqueeze(1)
+
+    def _slice(self, volume: Tensor, generator: torch.Generator) -> Tensor:
+        u = torch.rand(8, generator=generator)
+        plane = volume[:, :, int(u[0] * volume.shape[2])]
+        moved = _fit(plane, self.size, u[1:3]) if u[3] < 0.4 else _turned(plane, self.size, u[4:8])
+        if torch.rand(1, generator=generator) < 0.5:
+            moved = moved.flip(0)
+        return _contrast(moved, generator)
+
+
+def _fit(plane: Tensor, size: int, u: Tensor) -> Tensor:
+    """Whole-voxel shift into a (size, size) field: no interpolation, so the noise stays as it is."""
+    out = plane.new_full((size, size), AIR_HU)
+    spans = []
+    for length, r in zip(plane.shape, u.tolist(), strict=True):
+        offset = int(r * (abs(size - length) + 1))
+        inside = min(size, length)
+        spans.append((slice(offset, offset + inside), slice(0, inside)))
+        if length > size:
+            spans[-1] = (slice(0, inside), slice(offset, offset + inside))
+    out[spans[0][0], spans[1][0]] = plane[spans[0][1], spans[1][1]]
+    return out
+
+
+def _turned(plane: Tensor, size: int, u: Tensor) -> Tensor:
+    """Rotation within 15 degrees, zoom .85 to 1.2 and a shift within 12 voxels."""
+    angle = float(u[0] - 0.5) * math.pi / 6
+    zoom = 0.85 + 0.35 * float(u[1])
+    shift = (u[2:4] - 0.5) * 24
+    scale = [size / n / zoom for n in (plane.shape[1], plane.shape[0])]
+    cos, sin = math.cos(angle), math.sin(angle)
+    theta = torch.tensor(
+        [
+            [cos * scale[0], -sin * scale[0], float(shift[0]) * 2 / plane.shape[1]],
+            [sin * scale[1], cos * scale[1], float(shift[1]) * 2 / plane.shape[0]],
+        ]
+    )
+    grid = F.affine_grid(theta[None], [1, 1, size, size], align_corners=False)
+    moved = F.grid_sample(plane[None, None] - AIR_HU, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved[0, 0] + AIR_HU
+
+
+def _contrast(plane: Tensor, generator: torch.Generator) -> Tensor:
+    """Random gain of soft tissue, up to two lesion-like blobs within the body, and noise in half of the slices."""
+    u = torch.rand(3, generator=generator)
+    soft = ((plane + 200) / 100).clamp(0, 1)
+    plane = plane + soft * (plane - 40) * (0.5 * float(u[0]) - 0.2)
+    size = plane.shape[0]
+    axis = torch.arange(size, dtype=torch.float32)
+    for _ in range(int(u[1] * 3)):
+        r = torch.rand(5, generator=generator)
+        cx, cy = 0.2 * size + 0.6 * size * r[0], 0.2 * size + 0.6 * size * r[1]
+        radius = 1.5 + 8 * r[2] ** 2
+        distance = ((axis[:, None] - cx) ** 2 * (0.7 + 0.6 * r[3]) + (axis[None] - cy) ** 2).sqrt()
+        plane = plane + soft * torch.sigmoid(2 * (radius - distance)) * (float(r[4]) - 0.5) * 160
+    if u[2] < 0.5:
+        plane = plane + torch.randn(plane.shape, generator=generator) * soft * 24 * float(u[2])
+    return plane.clamp(AIR_HU, 3071)
