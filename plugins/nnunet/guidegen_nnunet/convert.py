@@ -1,0 +1,192 @@
+"""Shards and a real raw data set -> one nnU-Net raw data set in which every synthetic case is known by its name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from guidegen_data import ShardReader
+from guidegen_nnunet.folders import (
+    BOOKKEEPING,
+    SPLITS,
+    NnUNetError,
+    RawDataset,
+    read_json,
+    read_raw_dataset,
+    root,
+    synthetic_id,
+    write_json,
+)
+from guidegen_nnunet.labels import LabelMap, Projection, project
+from guidegen_nnunet.splits import real_folds, with_synthetic
+
+_WRITABLE = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished raw data set and what its maker should tell the user."""
+
+    folder: Path
+    num_real: int
+    num_synthetic: int
+    notices: list[str] = field(default_factory=list)
+
+
+def export(shards: Path, real: Path | None, dataset_id: int, name: str, label_map: LabelMap) -> Export:
+    """Writes nnUNet_raw/DatasetXXX_Name from a shard folder and, where given, a real raw data set.
+
+    Appears whole under its final name or not at all; run again, it completes what an interruption left. NnUNetError
+    when the two do not fit together, or the name is taken by something else.
+    """
+    folder = _free_folder(dataset_id, name)
+    dataset = read_raw_dataset(real) if real else None
+    if dataset and dataset.file_ending not in _WRITABLE:
+        raise NnUNetError(
+            f"expected {real} to hold {' or '.join(_WRITABLE)} files, got {dataset.file_ending!r}; convert it."
+        )
+    reader = ShardReader(shards)
+    synthetic = _new_ids(reader, dataset)
+    classes = reader[0].anatomy.ids
+    if dataset is None and label_map:
+        raise NnUNetError("a label map needs a real data set to map to; give --real, or leave --label-map out.")
+    labels = dataset.dataset_json["labels"] if dataset else classes
+    projection = project(classes, labels, label_map)
+    record = {
+        "shards": {entry.name: entry.sha256 for entry in reader.entries},
+        "real_dataset": real.name if real else None,
+        "label_of_class": projection.mapped,
+        "dropped_classes": list(projection.dropped),
+        "labels_never_synthetic": list(projection.never_synthetic),
+        "cases": synthetic,
+    }
+    result = Export(folder, len(dataset.cases) if dataset else 0, len(synthetic), projection.notices())
+    if folder.exists():
+        _refuse_unless_same(folder, record)
+        return result
+    partial = _partial_folder(folder, record)
+    if dataset:
+        _link_real(dataset, partial)
+    codes = _axis_codes(dataset)
+    ending = dataset.file_ending if dataset else ".nii.gz"
+    _write_synthetic(reader, partial, projection, codes, ending)
+    if dataset:
+        write_json(with_synthetic(real_folds(dataset.real_ids, dataset.folder), sorted(synthetic)), partial / SPLITS)
+    write_json(_dataset_json(dataset, labels, name, result), partial / "dataset.json")
+    os.rename(partial, folder)
+    return result
+
+
+def _free_folder(dataset_id: int, name: str) -> Path:
+    """The final folder; NnUNetError when nnU-Net would find two data sets of that number."""
+    if not 1 <= dataset_id <= 999 or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise NnUNetError(
+            f"expected --id 1..999 and a --name of letters, digits, '_', '-', got {dataset_id}, {name!r}."
+        )
+    folder = root("nnUNet_raw") / f"Dataset{dataset_id:03d}_{name}"
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        others = [p.name for p in root(variable).glob(f"Dataset{dataset_id:03d}_*") if p.name != folder.name]
+        if others:
+            raise NnUNetError(f"number {dataset_id} is taken by {others[0]} in {variable}; choose another --id.")
+    return folder
+
+
+def _new_ids(reader: ShardReader, dataset: RawDataset | None) -> dict[str, dict[str, str]]:
+    """Identifier -> shard and key, by position; NnUNetError when there is none or one is taken twice."""
+    located = [reader.locate(position) for position in range(len(reader))]
+    if not located:
+        raise NnUNetError(f"expected at least one case in {reader.folder}, got none; run guidegen-shard first.")
+    counts = Counter(key for _, key in located)
+    taken = sorted([k for k, n in counts.items() if n > 1] + list(dataset.synthetic_ids if dataset else []))
+    if taken:
+        raise NnUNetError(
+            f"case {taken[0]} would be there twice or already stands in the real data set, which must hold real "
+            f"cases only; give the data set from before any export."
+        )
+    return {synthetic_id(key): {"shard": tar.path.name, "key": key} for tar, key in located}
+
+
+def _refuse_unless_same(folder: Path, record: dict[str, Any]) -> None:
+    if not (folder / BOOKKEEPING).is_file() or read_json(folder / BOOKKEEPING) != record:
+        raise NnUNetError(
+            f"{folder} is there already and was not made from these shards, this real data set and this label map; "
+            f"choose another --id, or delete it first."
+        )
+
+
+def _partial_folder(folder: Path, record: dict[str, Any]) -> Path:
+    """The folder to fill, hidden from nnU-Net, with what an interrupted run of the same command has left in it."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    if partial.exists() and not ((partial / BOOKKEEPING).is_file() and read_json(partial / BOOKKEEPING) == record):
+        shutil.rmtree(partial)
+    for name in ("imagesTr", "labelsTr"):
+        (partial / name).mkdir(parents=True, exist_ok=True)
+    write_json(record, partial / BOOKKEEPING)
+    return partial
+
+
+def _link_real(dataset: RawDataset, partial: Path) -> None:
+    """Real cases under nnU-Net's standard names: hard links where the file system allows, else copies."""
+    for identifier, (image, label) in tqdm(dataset.cases.items(), desc="real cases", unit="case", disable=None):
+        for source, target in (
+            (image, partial / "imagesTr" / f"{identifier}_0000{dataset.file_ending}"),
+            (label, partial / "labelsTr" / f"{identifier}{dataset.file_ending}"),
+        ):
+            if target.exists():
+                continue
+            try:
+                os.link(source.resolve(), target)
+            except OSError:
+                shutil.copyfile(source, hidden := target.with_name(f".{target.name}"))
+                os.replace(hidden, target)
+
+
+def _axis_codes(dataset: RawDataset | None) -> tuple[str, str, str]:
+    """The commonest storage orientation of the real images.
+
+    nnU-Net ignores directions and sees the stored order, so a synthetic case stored otherwise would be mirrored
+    against the real ones: left would be right.
+    """
+    if dataset is None:
+        return ("R", "A", "S")
+    counts = Counter(
+        nib.aff2axcodes(nib.Nifti1Image.from_filename(image).affine) for image, _ in dataset.cases.values()
+    )
+    return counts.most_common(1)[0][0]
+
+
+def _write_synthetic(
+    reader: ShardReader, partial: Path, projection: Projection, codes: tuple[str, str, str], ending: str
+) -> None:
+    for position in tqdm(range(len(reader)), desc="synthetic cases", unit="case", disable=None):
+        identifier = synthetic_id(reader.locate(position)[1])
+        label_file = partial / "labelsTr" / f"{identifier}{ending}"
+        if label_file.exists():
+            continue
+        case = reader[position]
+        _save(case.ct_hu, case.affine, codes, partial / "imagesTr" / f"{identifier}_0000{ending}")
+        # The label goes last: where it stands, the case is whole.
+        _save(projection.table[case.label_map], case.affine, codes, label_file)
+
+
+def _save(array: np.ndarray, affine: np.ndarray, codes: tuple[str, str, str], path: Path) -> None:
+    """A NIfTI file of a RAS+ array (X, Y, Z), stored in the wanted orientation; appears whole or not at all."""
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
+    hidden = path.with_name(f".{path.name}")
+    nib.save(nib.Nifti1Image(array, affine).as_reoriented(turn), hidden)
+    os.replace(hidden, path)
+
+
+def _dataset_json(dataset: RawDataset | None, labels: dict[str, Any], name: str, result: Export) -> dict[str, Any]:
+    kept = {k: v for k, v in dataset.dataset_json.items() if k != "dataset"} if dataset else {"file_ending": ".nii.gz"}
+    own = {"name": name, "labels": labels, "numTraining": result.num_real + result.num_synthetic}
+    return {"channel_names": {"0": "CT"}, **kept, **own}

@@ -1,0 +1,146 @@
+"""Fingerprint, plans and folds from the real cases of a merged data set, then preprocessing of all its cases."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from guidegen_nnunet.folders import (
+    BOOKKEEPING,
+    SPLITS,
+    NnUNetError,
+    RawDataset,
+    find_dataset,
+    read_json,
+    read_raw_dataset,
+    root,
+    write_json,
+)
+from guidegen_nnunet.splits import read_folds
+
+STAMP = "guidegen"
+_FINGERPRINT = "dataset_fingerprint.json"
+
+
+def plan(id_or_name: str, configurations: list[str], planner_name: str, num_processes: int) -> Path:
+    """Plans a merged data set as nnU-Net would plan its real cases alone, preprocesses all; returns the plans file.
+
+    The plans carry a stamp by which the trainer knows them. NnUNetError when the data set was not exported with real
+    cases, its folds were changed, or nnU-Net finds it broken.
+    """
+    dataset = read_raw_dataset(find_dataset(id_or_name))
+    if not (dataset.folder / BOOKKEEPING).is_file() or not dataset.real_ids:
+        raise NnUNetError(
+            f"expected {dataset.folder.name} to be made by `guidegen nnunet export` with --real, found "
+            f"{len(dataset.real_ids)} real cases; plans are made from real cases only."
+        )
+    preprocessed = root("nnUNet_preprocessed") / dataset.folder.name
+    preprocessed.mkdir(parents=True, exist_ok=True)
+    _install_folds(dataset.folder / SPLITS, preprocessed / SPLITS)
+    with _threads_for_planning():
+        _verify(dataset, num_processes)
+        _extract_fingerprint(dataset, num_processes)
+        plans_file = preprocessed / f"{_plan_from_real(dataset, planner_name)}.json"
+    stamp = {"num_real_cases": len(dataset.real_ids), "fingerprint_sha256": _sha256(preprocessed / _FINGERPRINT)}
+    plans = read_json(plans_file)
+    absent = sorted(set(configurations) - plans["configurations"].keys())
+    if absent:
+        raise NnUNetError(f"nnU-Net planned {', '.join(plans['configurations'])}, not {absent}; ask for one of those.")
+    _preprocess(dataset, plans_file.stem, configurations, num_processes)
+    shutil.copyfile(dataset.folder / BOOKKEEPING, preprocessed / BOOKKEEPING)
+    write_json({**plans, STAMP: stamp}, plans_file)
+    return plans_file
+
+
+def refuse_unless_planned_from_real(plans: dict[str, Any], preprocessed: Path, num_real: int) -> None:
+    """NnUNetError unless `guidegen nnunet plan` made these plans and the fingerprint beside them, from real cases."""
+    stamp = plans.get(STAMP)
+    again = "run `guidegen nnunet plan` on this data set"
+    if not stamp:
+        raise NnUNetError(
+            f"the plans {plans.get('plans_name')!r} were not made from real cases only (nnU-Net's own planner counts "
+            f"synthetic ones as well); {again}."
+        )
+    fingerprint = preprocessed / _FINGERPRINT
+    if _sha256(fingerprint) != stamp["fingerprint_sha256"]:
+        raise NnUNetError(f"{fingerprint} was remade after the plans, with synthetic cases in it; {again}.")
+    if stamp["num_real_cases"] != num_real:
+        raise NnUNetError(
+            f"the plans were made from {stamp['num_real_cases']} real cases, but {num_real} are preprocessed; {again}."
+        )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _install_folds(source: Path, target: Path) -> None:
+    """nnU-Net's planner copies the folds too, but answers other ones with a bare assertion."""
+    folds = read_folds(source)
+    if target.is_file() and read_folds(target) != folds:
+        raise NnUNetError(f"{target} differs from {source}; delete the one that you do not want.")
+    write_json(folds, target)
+
+
+@contextmanager
+def _threads_for_planning() -> Iterator[None]:
+    """nnU-Net's planner hands nnUNet_n_proc_DA to torch as a number of threads, so 0, right for training, breaks it."""
+    variable = "nnUNet_n_proc_DA"
+    before = os.environ.get(variable)
+    if before == "0":
+        os.environ[variable] = "1"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[variable] = before
+
+
+def _verify(dataset: RawDataset, num_processes: int) -> None:
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+    try:
+        verify_dataset_integrity(str(dataset.folder), num_processes)
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise NnUNetError(f"nnU-Net finds {dataset.folder.name} broken: {reason}") from error
+
+
+def _only_real(cases: dict[str, Any], dataset: RawDataset) -> dict[str, Any]:
+    return {identifier: cases[identifier] for identifier in dataset.real_ids}
+
+
+def _extract_fingerprint(dataset: RawDataset, num_processes: int) -> None:
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
+    extractor = DatasetFingerprintExtractor(dataset.folder.name, num_processes)
+    extractor.dataset = _only_real(extractor.dataset, dataset)
+    extractor.run(overwrite_existing=True)
+
+
+def _plan_from_real(dataset: RawDataset, planner_name: str) -> str:
+    """Name of the plans that the planner wrote. It sees the real cases and their number (a bound of the batch size)."""
+    import nnunetv2
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    folder = str(Path(nnunetv2.__path__[0]) / "experiment_planning")
+    planner_class = recursive_find_python_class(folder, planner_name, "nnunetv2.experiment_planning")
+    if planner_class is None:
+        raise NnUNetError(f"nnU-Net has no planner {planner_name!r}; the default is 'ExperimentPlanner'.")
+    planner = planner_class(dataset.folder.name)
+    planner.dataset = _only_real(planner.dataset, dataset)
+    planner.dataset_json["numTraining"] = len(dataset.real_ids)
+    planner.plan_experiment()
+    return str(planner.plans_identifier)
+
+
+def _preprocess(dataset: RawDataset, plans_name: str, configurations: list[str], num_processes: int) -> None:
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+
+    number = int(dataset.folder.name[7:10])
+    preprocess_dataset(number, plans_name, configurations, [num_processes])

@@ -1,0 +1,256 @@
+"""Shards and a real data set become one nnU-Net data set; what does not fit is refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nnunet_support.command import run_command
+from nnunet_support.toy_data import write_real
+
+from guidegen_data import GuideGenError, ShardReader
+
+pytest.importorskip("nnunetv2")
+pytest_plugins = ["nnunet_support.world"]
+
+from guidegen_nnunet.convert import export  # noqa: E402
+from guidegen_nnunet.folders import NnUNetError, read_raw_dataset  # noqa: E402
+from guidegen_nnunet.install import torchvision_problem, trainers_folder  # noqa: E402
+from guidegen_nnunet.labels import normalised, parse_label_map, project  # noqa: E402
+from guidegen_nnunet.splits import read_folds, real_folds, with_synthetic  # noqa: E402
+
+# -- conversion
+
+
+def test_export_keeps_real_cases_byte_for_byte_and_names_synthetic_ones(world, merged):
+    real, both = read_raw_dataset(world / "raw" / "Dataset901_Toy"), read_raw_dataset(merged)
+    assert both.real_ids == real.real_ids
+    assert both.synthetic_ids == [f"guidegen_{i:09d}" for i in range(4)]
+    for identifier, pair in real.cases.items():
+        assert [p.read_bytes() for p in both.cases[identifier]] == [p.read_bytes() for p in pair]
+    assert both.dataset_json["labels"] == real.dataset_json["labels"]
+    assert both.dataset_json["numTraining"] == 9
+    record = json.loads((merged / "guidegen_synthetic.json").read_text())
+    assert record["cases"]["guidegen_000000003"] == {"shard": "shard-000001.tar", "key": "s000000003"}
+
+
+def test_a_synthetic_case_is_stored_in_the_orientation_of_the_real_ones_and_stays_where_it_was(world, merged):
+    case = ShardReader(world / "shards")[0]
+    image = nib.load(merged / "imagesTr" / "guidegen_000000000_0000.nii.gz")
+    label = nib.load(merged / "labelsTr" / "guidegen_000000000.nii.gz")
+    assert nib.aff2axcodes(image.affine) == nib.aff2axcodes(label.affine) == ("L", "A", "S")
+    back = nib.as_closest_canonical(image)
+    np.testing.assert_allclose(back.affine, case.affine)
+    np.testing.assert_array_equal(np.asarray(back.dataobj), case.ct_hu)
+    theirs = np.asarray(nib.as_closest_canonical(label).dataobj)
+    for our_id, their_id in ((3, 1), (1, 2)):
+        np.testing.assert_array_equal(theirs == their_id, case.label_map == our_id)
+    assert set(np.unique(theirs)) == {0, 1, 2}
+
+
+def test_what_is_lost_in_projection_is_said(world, merged, capsys):
+    run_command("export", world / "shards", "--real", "901", "--id", 902, "--name", "Mix")
+    said = capsys.readouterr().err
+    assert "become background: kidney" in said
+    assert "no synthetic case has: prostate" in said
+
+
+def test_the_same_export_again_changes_nothing_and_another_one_is_refused(world, merged):
+    before = {p: p.stat().st_mtime_ns for p in merged.rglob("*")}
+    assert run_command("export", world / "shards", "--real", "901", "--id", 902, "--name", "Mix") == 0
+    assert {p: p.stat().st_mtime_ns for p in merged.rglob("*")} == before
+    with pytest.raises(NnUNetError, match="is there already"):
+        run_command(
+            "export", world / "shards", "--real", "901", "--id", 902, "--name", "Mix", "--label-map", "kidney=prostate"
+        )
+
+
+def test_an_interrupted_export_leaves_no_data_set_and_is_completed_by_the_same_command(world, monkeypatch):
+    from guidegen_nnunet import convert
+
+    save, calls = convert._save, []
+
+    def stop_after_three(array, affine, codes, path):
+        if len(calls) == 3:
+            raise OSError("no space left on device")
+        calls.append(path.name)
+        save(array, affine, codes, path)
+
+    monkeypatch.setattr(convert, "_save", stop_after_three)
+    arguments = ("export", world / "shards", "--id", 903, "--name", "Synthetic")
+    with pytest.raises(OSError, match="no space"):
+        run_command(*arguments)
+    assert not list((world / "raw").glob("Dataset903*"))
+    calls.clear()
+    monkeypatch.setattr(convert, "_save", lambda *a: (calls.append(a[3].name), save(*a)))
+    assert run_command(*arguments) == 0
+    assert sorted(calls) == sorted(
+        f"guidegen_00000000{i}{end}" for i in (1, 2, 3) for end in ("_0000.nii.gz", ".nii.gz")
+    )
+    dataset = read_raw_dataset(world / "raw" / "Dataset903_Synthetic")
+    assert len(dataset.synthetic_ids) == 4
+    assert not [p for p in dataset.folder.rglob(".*")]
+    with pytest.raises(NnUNetError, match="plans are made from real cases only"):
+        run_command("plan", 903)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"channel_names": {"0": "T1"}}, "one channel 'CT'"),
+        ({"channel_names": {"0": "CT", "1": "PET"}}, "one channel 'CT'"),
+        ({"numTraining": 6}, "numTraining 6"),
+        ({"labels": {"background": 0, "prostate": 1}}, "share no label"),
+        ({"labels": {"background": 0, "liver": 1, "Liver ": 2}}, "differ in case or spaces only"),
+        ({"file_ending": ".nrrd"}, "numTraining"),
+    ],
+)
+def test_a_real_data_set_that_does_not_fit_is_refused(world, tmp_path, change, sentence):
+    write_real(tmp_path / "Dataset904_Bad", num_cases=1)
+    description = json.loads((tmp_path / "Dataset904_Bad" / "dataset.json").read_text()) | change
+    (tmp_path / "Dataset904_Bad" / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(NnUNetError, match=sentence):
+        export(world / "shards", tmp_path / "Dataset904_Bad", 905, "Mix", {})
+    assert not list((world / "raw").glob("*905*"))
+
+
+def test_a_number_that_is_taken_and_a_real_set_with_synthetic_cases_are_refused(world, merged):
+    with pytest.raises(NnUNetError, match="number 901 is taken"):
+        run_command("export", world / "shards", "--real", "901", "--id", 901, "--name", "Mix")
+    with pytest.raises(NnUNetError, match="real cases only"):
+        run_command("export", world / "shards", "--real", "902", "--id", 905, "--name", "Mix")
+    with pytest.raises(GuideGenError, match=r"index\.json"):
+        run_command("export", world / "raw", "--real", "901", "--id", 905, "--name", "Mix")
+
+
+# -- labels and folds
+
+NAMES = st.lists(st.sampled_from(["liver", "spleen", "small bowel", "aorta", "tumour", "rib"]), min_size=1, unique=True)
+
+
+@given(NAMES, NAMES, st.randoms())
+def test_projection_by_name_keeps_shared_names_and_sends_the_rest_to_background(ours, theirs, random):
+    spell = random.choice([str.upper, str.title, lambda n: n.replace(" ", "_")])
+    classes = {"background": 0} | {n: i for i, n in enumerate(ours, 1)}
+    labels = {"background": 0} | {spell(n): i for i, n in enumerate(theirs, 1)}
+    shared = set(ours) & set(theirs)
+    if not shared:
+        with pytest.raises(NnUNetError, match="share no label"):
+            project(classes, labels, {})
+        return
+    result = project(classes, labels, {})
+    for name, number in classes.items():
+        assert result.table[number] == (labels[spell(name)] if name in shared else 0)
+    assert {normalised(n) for n in result.never_synthetic} == set(theirs) - shared
+    assert set(result.dropped) == set(ours) - shared
+
+
+CLASSES = {"background": 0, "liver": 1, "tumour": 2, "small bowel": 3}
+LABELS = {"background": 0, "liver": 1, "bowel": 2, "whole": [1, 2]}
+
+
+def test_a_label_map_renames_drops_and_merges_when_every_merged_class_is_named():
+    assert project(CLASSES, LABELS, {"Small_Bowel": "bowel", "liver": None}).mapped == {"small bowel": 2}
+    assert project(CLASSES, LABELS, {"tumour": "liver", "liver": 1}).mapped == {"liver": 1, "tumour": 1}
+
+
+@pytest.mark.parametrize(
+    ("label_map", "sentence"),
+    [
+        ({"tumour": "liver"}, "name every one of them"),
+        ({"tumor": "liver"}, "unknown classes"),
+        ({"liver": "lever"}, "no single label"),
+        ({"liver": 7}, "no single label"),
+        ({"liver": "whole"}, "no single label"),
+        ({"liver": None}, "share no label"),
+        ({"small bowel": 2, "small_bowel": 2}, "names a class twice"),
+    ],
+)
+def test_a_label_map_that_collides_or_names_what_is_not_there_is_refused(label_map, sentence):
+    with pytest.raises(NnUNetError, match=sentence):
+        project(CLASSES, LABELS, label_map)
+
+
+def test_a_label_map_is_read_from_the_command_line_and_from_a_file(tmp_path):
+    expected = {"liver": "Liver", "tumour": None, "aorta": 3}
+    (tmp_path / "map.json").write_text(json.dumps(expected))
+    assert parse_label_map(str(tmp_path / "map.json")) == expected
+    assert parse_label_map("liver=Liver, tumour=,aorta=3") == expected
+    for bad in ("liver", "=1", "liver=1,liver=2"):
+        with pytest.raises(NnUNetError):
+            parse_label_map(bad)
+
+
+def test_the_folds_are_those_of_the_real_data_with_all_synthetic_cases_to_train(world, merged):
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    baseline = generate_crossval_split([f"patient_{i}" for i in range(5)], seed=12345, n_splits=5)
+    synthetic = [f"guidegen_{i:09d}" for i in range(4)]
+    folds = read_folds(merged / "splits_final.json")
+    assert len(folds) == 5
+    for fold, expected in zip(folds, baseline, strict=True):
+        assert fold["val"] == list(expected["val"])
+        assert fold["train"] == [*expected["train"], *synthetic]
+
+
+def test_the_real_data_sets_own_folds_are_kept(world):
+    own = [{"train": ["patient_1", "patient_2"], "val": ["patient_0"]}]
+    place = world / "preprocessed" / "Dataset901_Toy"
+    place.mkdir()
+    try:
+        (place / "splits_final.json").write_text(json.dumps(own))
+        raw = world / "raw" / "Dataset901_Toy"
+        assert real_folds([f"patient_{i}" for i in range(5)], raw) == own
+        with pytest.raises(NnUNetError, match="names cases that"):
+            real_folds(["patient_0", "patient_1"], raw)
+    finally:
+        (place / "splits_final.json").unlink()
+        place.rmdir()
+    with pytest.raises(NnUNetError, match="at least 5 real cases"):
+        real_folds(["patient_0"], world / "raw" / "Dataset901_Toy")
+
+
+def test_folds_that_validate_on_synthetic_cases_are_refused(tmp_path):
+    folds = with_synthetic([{"train": ["a"], "val": ["b"]}], ["guidegen_000000000"])
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    assert read_folds(tmp_path / "splits_final.json") == folds
+    folds[0]["val"].append("guidegen_000000000")
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    with pytest.raises(NnUNetError, match="validates on 1 synthetic"):
+        read_folds(tmp_path / "splits_final.json")
+
+
+# -- installation
+
+
+def test_install_writes_its_line_once_and_keeps_other_folders(tmp_path, capsys):
+    file = tmp_path / "profile"
+    file.write_text("true")
+    for _ in range(2):
+        assert run_command("install", "--write", file) == 0
+    assert run_command("install") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert file.read_text() == f"true\n{line}\n"
+    for before, expected in (("", [trainers_folder()]), ("/other", [trainers_folder(), "/other"])):
+        shell = subprocess.run(
+            ["sh", "-c", f'. {file}; printf %s "$nnUNet_extTrainer"'],
+            env={"nnUNet_extTrainer": before} if before else {},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert shell.stdout.split(os.pathsep) == [str(p) for p in expected]
+    assert [p.name for p in trainers_folder().glob("*.py")] == ["nnUNetTrainerGuideGen.py"]
+
+
+def test_a_torchvision_that_cannot_be_imported_is_answered_with_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    problem = torchvision_problem()
+    assert problem is not None
+    assert "belongs to torch" in problem
+    assert "pip install" in problem
