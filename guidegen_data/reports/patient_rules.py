@@ -12,6 +12,7 @@ _AGES = (
     re.compile(r"\b(\d{1,3})\s*-?\s*(?:years?|yrs?|y)\s*[-./]?\s*(?:old\b|of age\b|o\b)"),
     re.compile(r"\bage[d:=]?\s*[:=]?\s*(\d{1,3})\b(?!\s?(?:mm|cm|%))"),
     re.compile(r"\b(\d{2,3})\s?(?:y\s?)?/?\s?[mf]\b(?![/.]?\w)(?!\s(?:catheter|french|sheath|drain|tube))"),
+    re.compile(r"\b(\d)[mf]\b(?!\s(?:catheter|french|sheath|drain|tube))"),
     re.compile(r"\b([1-9]0|100)'?s\b(?!\s?(?:delay|after|post|/|scan))"),
 )
 _YOUNG = re.compile(r"\b(?:\d{1,2}[\s-](?:months?|weeks?|days?)[\s-]old|newborn|neonate|infant|toddler)\b")
@@ -19,7 +20,7 @@ _TENS = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _SPOKEN = re.compile(rf"\b(?:({'|'.join(_TENS)})|({'|'.join(_ORDINALS)}) decade|(teenager|adolescent|teens))\b")
 _SEX_LETTER = re.compile(
-    r"(?:\b(?:sex|gender)\s*[:=]?\s*|\b\d{2,3}\s?-?(?:y\s?)?[/ ]?|\b(?:yo|y/o|y\.o\.?|years? old|y)[ /]?)([mf])\b"
+    r"(?:\b(?:sex|gender)\s*[:=]?\s*|\b\d{2,3}\s?-?(?:y\s?)?[/ ]?|\b\d|\b(?:yo|y/o|y\.o\.?|years? old|y)[ /]?)([mf])\b"
     r"(?!\s(?:catheter|french|sheath|drain|tube))"
 )
 _OTHERS = re.compile(r"\b(?:mother|father|sister|brother|husband|wife|son|daughter|family|donor|aunt|uncle)\b")
