@@ -1,0 +1,54 @@
+"""`guidegen export`: three trained stages -> one model folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "join three trained stages into one model folder"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `guidegen export`."""
+    parser.description = "Joins the runs of `guidegen train masks` and `guidegen train slices` into a model folder."
+    parser.add_argument("masks", type=Path, help="run folder of stage 1")
+    parser.add_argument("slices", type=Path, help="run folder of stage 2 (holds its autoencoder)")
+    parser.add_argument("out", type=Path, help="model folder to write: safetensors in half precision")
+    parser.add_argument("--anatomy", default="torso", help="label table (default torso)")
+    parser.add_argument("--steps-mask", type=int, default=20, help="default steps of stage 1 (default 20)")
+    parser.add_argument("--steps-ct", type=int, default=4, help="default steps a slice (default 4)")
+    parser.add_argument("--guidance", type=float, default=2.0, help="default guidance of stage 1 (default 2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the folder and prints its size."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from guidegen_data.errors import ModelError
+    from guidegen_data.models.autoencoder import CTAutoencoder
+    from guidegen_data.models.mask_sampler import MaskSampler
+    from guidegen_data.models.slice_generator import SliceGenerator
+    from guidegen_data.pipeline import CategoricalScheduler, GuideGenPipeline
+    from guidegen_data.training.stages import load_part
+
+    if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
+        raise ModelError(f"{args.out} holds something that is no model; choose an empty folder.")
+    masks = load_part(MaskSampler, args.masks / "model")
+    pipe = GuideGenPipeline(
+        masks,
+        CategoricalScheduler(num_classes=masks.config.num_classes),
+        load_part(CTAutoencoder, args.slices / "autoencoder"),
+        load_part(SliceGenerator, args.slices / "model"),
+        FlowMatchEulerDiscreteScheduler(),
+        anatomy_name=args.anatomy,
+        num_steps_mask=args.steps_mask,
+        num_steps_ct=args.steps_ct,
+        guidance=args.guidance,
+    )
+    for part in (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator):
+        torch.nn.Module.to(part, torch.float16)
+    pipe.save_pretrained(args.out, safe_serialization=True)
+    size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
+    print(f"{args.out}: {size / 1e6:.1f} MB")
+    return 0

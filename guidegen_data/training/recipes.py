@@ -1,0 +1,92 @@
+"""Recipes: every network size and training length in one place, by name, with what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from guidegen_data.errors import ModelError
+from guidegen_data.training.fit import FitConfig
+
+STAGES = ("autoencoder", "masks", "slices")
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """One stage: keyword arguments of its network, and how to fit it."""
+
+    network: dict[str, Any] = field(default_factory=dict)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The three stages of one model. The autoencoder's and the slice generator's latent channels must agree."""
+
+    name: str
+    about: str
+    autoencoder: StageRecipe
+    masks: StageRecipe
+    slices: StageRecipe
+
+    def stage(self, name: str) -> StageRecipe:
+        return {"autoencoder": self.autoencoder, "masks": self.masks, "slices": self.slices}[name]
+
+
+def _tiny() -> Recipe:
+    fit = FitConfig(num_steps=20, batch_size=2, learning_rate=1e-3, warmup_steps=2, save_every=10)
+    return Recipe(
+        "tiny",
+        "a minute on a laptop: proves that the chain runs, makes nothing useful",
+        StageRecipe({"latent_channels": 4, "block_out_channels": (8, 16)}, fit),
+        StageRecipe({"channels": (8, 16, 32), "vector_size": 32, "shape": (32, 32, 32)}, fit),
+        StageRecipe({"latent_channels": 4, "channels": (16, 32, 32), "vector_size": 32}, fit),
+    )
+
+
+def _small() -> Recipe:
+    return Recipe(
+        "small",
+        "the default torso weights: 10 M parameters in all, a few hours on two CPU cores",
+        StageRecipe(
+            {"latent_channels": 8, "block_out_channels": (32, 64)},
+            FitConfig(num_steps=3500, batch_size=16, learning_rate=1.5e-3, save_every=100),
+        ),
+        StageRecipe(
+            {"channels": (32, 64, 160)},
+            FitConfig(num_steps=6000, batch_size=2, learning_rate=8e-4, ema_decay=0.998, save_every=100),
+        ),
+        StageRecipe(
+            {"latent_channels": 8, "channels": (48, 96, 128)},
+            FitConfig(num_steps=5000, batch_size=24, learning_rate=1e-3, ema_decay=0.998, save_every=100),
+        ),
+    )
+
+
+def _base() -> Recipe:
+    return Recipe(
+        "base",
+        "for one GPU and a data set of your own: 60 M parameters, about a day",
+        StageRecipe(
+            {"latent_channels": 8, "block_out_channels": (64, 128)},
+            FitConfig(num_steps=40000, batch_size=32, learning_rate=5e-4, ema_decay=0.999, save_every=1000),
+        ),
+        StageRecipe(
+            {"channels": (64, 160, 320), "vector_size": 384},
+            FitConfig(num_steps=100000, batch_size=8, learning_rate=4e-4, ema_decay=0.9995, save_every=1000),
+        ),
+        StageRecipe(
+            {"latent_channels": 8, "channels": (128, 192, 256), "vector_size": 256},
+            FitConfig(num_steps=100000, batch_size=64, learning_rate=4e-4, ema_decay=0.9995, save_every=1000),
+        ),
+    )
+
+
+RECIPES = {recipe.name: recipe for recipe in (_tiny(), _small(), _base())}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name; ModelError naming the known ones otherwise."""
+    if name not in RECIPES:
+        raise ModelError(f"no recipe {name!r}; known: {', '.join(RECIPES)}.")
+    return RECIPES[name]
