@@ -18,8 +18,8 @@ def clean_up(
 ) -> tuple[np.ndarray, dict[str, int]]:
     """The label map without specks, and how many voxels each class lost. (X, Y, Z) uint8.
 
-    Of fine structures (ribs, adrenal glands, vessels) only pieces under a fifth of the limit count as specks. Every
-    voxel removed takes the class of the nearest voxel that was kept.
+    Of fine structures (ribs, adrenal glands, vessels) only pieces under a fifth of the limit count as specks, and never
+    the largest one. Every voxel removed takes the class of the nearest voxel that was kept.
     """
     limit = MIN_COMPONENT_ML * 1000 / float(np.prod(spacing_mm))
     specks = np.zeros(label_map.shape, bool)
@@ -29,10 +29,11 @@ def clean_up(
             continue
         pieces, _ = ndimage.label(label_map[box] == c.id)
         sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
         small = sizes < (limit / 5 if c.name in _FINE else limit)
         small[0] = False
-        if small[sizes.argmax() if sizes[1:].size == 0 else 1 + sizes[1:].argmax()] and c.name in _FINE:
-            small[1 + sizes[1:].argmax()] = False
+        if c.name in _FINE:
+            small[sizes.argmax()] = False
         if small.any():
             gone = small[pieces]
             specks[box] |= gone

@@ -1,4 +1,4 @@
-"""Where in a label map a named site lies, by the patient's own landmarks: the spine's midline, the pelvis, the organ."""
+"""Where in a label map a named site lies, by the patient's own landmarks: spine, pelvis, the organ itself."""
 
 from __future__ import annotations
 

@@ -93,7 +93,9 @@ def fit(model: nn.Module, ema: nn.Module, loss_of: LossFn, config: FitConfig, ru
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _average(model, ema, min(config.ema_decay, (1 + number) / (10 + number)))
-        step = Step(number, {k: float(v) for k, v in losses.items()}, float(norm), time.perf_counter() - began)
+        step = Step(
+            number, {k: float(v.detach()) for k, v in losses.items()}, float(norm.detach()), time.perf_counter() - began
+        )
         _log(run_dir, step)
         if (number + 1) % config.save_every == 0 or number + 1 == config.num_steps:
             save_state(model, ema, optimizer, number + 1, config, run_dir)

@@ -1,0 +1,53 @@
+"""Results files: every figure with the command, commit, seed and machine it came from."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What a reader needs to judge a timing: processor, cores, memory, accelerator, versions."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    memory_gib = None
+    if Path("/proc/cpuinfo").exists():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":")[1].strip() if names else cpu
+        memory_gib = round(int(Path("/proc/meminfo").read_text().split()[1]) / 2**20, 1)
+    return {
+        "cpu": cpu,
+        "cores": torch.get_num_threads(),
+        "memory_gib": memory_gib,
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def save(name: str, figures: dict[str, Any], seed: int | None = None) -> Path:
+    """Writes results/NAME.json and returns its path."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+    record = {
+        "benchmark": name,
+        "command": "python -m benchmarks." + Path(sys.argv[0]).stem + " " + " ".join(sys.argv[1:]),
+        "commit": commit.stdout.strip() or None,
+        "date": datetime.now(UTC).date().isoformat(),
+        "seed": seed,
+        "machine": machine(),
+        "figures": figures,
+    }
+    record["command"] = str(record["command"]).strip()
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
+    return path
