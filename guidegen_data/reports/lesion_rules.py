@@ -264,7 +264,7 @@ def _places_after(clause: Clause, head: _Head) -> list[int]:
     near = origin = joined = False
     for i in range(head.index + 1, head.last + 1):
         item = clause.items[i]
-        near = near or item.kind == "near"
+        near = near or (item.kind == "near" and clause.kind(i + 1) != "measure")
         origin = origin or item.kind == "history"
         if item.kind == "locative" and origin:
             origin = item.text not in ("in", "within", "to", "involving")

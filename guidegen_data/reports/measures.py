@@ -14,6 +14,7 @@ _CHAIN = re.compile(
 _LINK = re.compile(rf"\s?(x|by|\*|-|to|and|or|,|/)?\s?({_NUMBER})\s?({_UNIT})?")
 
 _TIMES = ("x", "by", "*")
+_BETWEEN = re.compile(r"\bbetween\s?$")
 
 # A number after these counts something and is no length.
 _COUNTS = re.compile(
@@ -53,9 +54,7 @@ def find_measures(text: str) -> list[Measure]:
     """Every quantity in one lower-case sentence whose spaces are single, in order."""
     found = [Measure(m.start(), m.end(), (), "other") for m in _NOT_A_LENGTH.finditer(text)]
     for match in _CHAIN.finditer(text):
-        measure = _measure_of(text, match)
-        if measure is not None:
-            found.append(measure)
+        found += _measures_of(text, match)
     return sorted(found, key=lambda m: m.start)
 
 
@@ -69,20 +68,28 @@ class _Link(NamedTuple):
     end: int
 
 
-def _measure_of(text: str, match: re.Match[str]) -> Measure | None:
+def _measures_of(text: str, match: re.Match[str]) -> list[Measure]:
     links = [
         _Link(m[1] or "", m[2], m[3] or "", match.start() + m.start(2), match.start() + m.end())
         for m in _LINK.finditer(match.group())
     ]
-    before = text[: match.start()]
-    if len(links) > 1 and not links[0].unit and links[1].joint not in _TIMES and _COUNTS.search(before):
+    if len(links) > 1 and not links[0].unit and links[1].joint not in _TIMES and _COUNTS.search(text[: links[0].start]):
         links = links[1:]
     while links and not links[-1].unit:
         links.pop()
-    if not links:
-        return None
-    end = links[-1].end
-    return Measure(links[0].start, end, _sizes(links, before), _role(before, text[end:]))
+    groups: list[list[_Link]] = []
+    between = _BETWEEN.search(text[: match.start()])
+    for link in links:
+        # '30 mm, 5 cm from the anal verge': lengths with units of their own may play different parts.
+        if not groups or (groups[-1][-1].unit and link.joint in ("", ",", "and", "/") and not between):
+            groups.append([])
+        groups[-1].append(link)
+    return [_measure(text, group) for group in groups]
+
+
+def _measure(text: str, links: list[_Link]) -> Measure:
+    start, end = links[0].start, links[-1].end
+    return Measure(start, end, _sizes(links, text[:start]), _role(text[:start], text[end:]))
 
 
 def _sizes(links: list[_Link], before: str) -> tuple[float, ...]:
@@ -95,7 +102,7 @@ def _sizes(links: list[_Link], before: str) -> tuple[float, ...]:
         values.append((link.joint, float(link.number.replace(",", ".")) * scale))
     values.reverse()
     grown = re.search(r"\bfrom\s?$", before) is not None
-    between = re.search(r"\bbetween\s?$", before) is not None
+    between = _BETWEEN.search(before) is not None
     sizes = [[values[0][1]]]
     for joint, value in values[1:]:
         if joint in _TIMES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from guidegen_data.reports.findings import Findings, Lesion
 
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _ARTICLE = re.compile(r"\b([Aa])(?= (?:[aeioAEIO]|8|1[18](?:\.\d)? ))")
+_START = re.compile(r"^[a-z]|(?<=\w{2}[.:] )[a-z]", re.M)
 _REPAIRS = (
     (re.compile(r"[ \t]+"), " "),
     (re.compile(r" +([.,;:)])"), r"\1"),
@@ -28,6 +29,8 @@ class Renderer:
     phrases: Mapping[str, Any]
     findings: Findings
     rng: np.random.Generator
+    # What is drawn once a lesion, so that findings and impression tell of one place and one second diameter.
+    _drawn: dict[int, tuple[str, str, float]] = field(default_factory=dict, init=False, repr=False)
 
     def fill(self, template: str) -> str:
         """The template with its fields replaced, spaces and stops mended."""
@@ -80,27 +83,34 @@ class Renderer:
 
     def lesions(self) -> str:
         """A sentence for every lesion, or one that there is none."""
-        said = [self._lesion(lesion, self.phrases["lesion"]) for lesion in self.findings.lesions]
+        said = self._each_lesion(self.phrases["lesion"])
         return " ".join(said) or self._pick(self.phrases["no_lesion"])
 
-    def _lesion(self, lesion: Lesion, options: Sequence[str]) -> str:
-        nouns = self.phrases["noun_of"].get(lesion.organ, self.phrases["noun"])
-        place = self.phrases["place"].get(lesion.organ, {}).get(lesion.site, {})
-        plain = f"{lesion.site} of the {lesion.organ}" if lesion.site else lesion.organ
+    def _each_lesion(self, options: Sequence[str]) -> list[str]:
+        return [self._lesion(i, lesion, options) for i, lesion in enumerate(self.findings.lesions)]
+
+    def _lesion(self, index: int, lesion: Lesion, options: Sequence[str]) -> str:
+        if index not in self._drawn:
+            place = self.phrases["place"].get(lesion.organ, {}).get(lesion.site, {})
+            plain = f"the {lesion.site} of the {lesion.organ}" if lesion.site else f"the {lesion.organ}"
+            inside = self._pick(place.get("in", [plain]))
+            beside = self._pick(place.get("of", [f"{lesion.organ} {lesion.site}".strip()]))
+            self._drawn[index] = inside, beside, float(self.rng.uniform(0.6, 0.95))
+        inside, beside, ratio = self._drawn[index]
         words = {
-            "size": self._size(lesion.size_mm),
+            "size": self._size(lesion.size_mm, ratio),
             "attenuation": self._pick(self.phrases["attenuation"][lesion.attenuation]) if lesion.attenuation else "",
-            "noun": self._pick(nouns),
-            "in": self._pick(place.get("in", [plain])),
-            "of": self._pick(place.get("of", [f"{lesion.organ} {lesion.site}".strip()])),
+            "noun": self._pick(self.phrases["noun_of"].get(lesion.organ, self.phrases["noun"])),
+            "in": inside,
+            "of": beside,
         }
         sentence = re.sub(r" +", " ", substitute(self._pick(options), words)).strip()
-        return _sentence(_ARTICLE.sub(r"\1n", sentence))
+        return _ARTICLE.sub(r"\1n", sentence[:1].upper() + sentence[1:])
 
-    def _size(self, size_mm: float) -> str:
-        """The longest diameter to the millimetre, in mm or cm, at times with a shorter second one."""
+    def _size(self, size_mm: float, ratio: float) -> str:
+        """The longest diameter to the millimetre, in mm or cm, at times with the shorter one."""
         longest = round(size_mm)
-        short = max(1, round(longest * float(self.rng.uniform(0.6, 0.95))))
+        short = max(1, round(longest * ratio))
         words = {"mm": f"{longest}", "cm": f"{longest / 10:g}", "short_mm": f"{short}", "short_cm": f"{short / 10:g}"}
         return substitute(self._pick(self.phrases["size"]), words)
 
@@ -129,7 +139,7 @@ class Renderer:
 
     def impression(self) -> str:
         """Lesions and statuses once more, in short sentences; a sentence that there is nothing else."""
-        said = [self._lesion(lesion, self.phrases["impression_lesion"]) for lesion in self.findings.lesions]
+        said = self._each_lesion(self.phrases["impression_lesion"])
         return " ".join([*said, *self.statuses()]) or self._pick(self.phrases["no_finding"])
 
     def _pick(self, options: Sequence[str]) -> str:
@@ -142,11 +152,8 @@ def substitute(phrase: str, words: Mapping[str, str]) -> str:
 
 
 def tidy(text: str) -> str:
-    """Single spaces, no stop after nothing or twice, sentences capitalised, no empty line at either end."""
+    """Single spaces, no stop after nothing or twice, lines and sentences that begin with a capital."""
     for pattern, repair in _REPAIRS:
         text = pattern.sub(repair, text)
-    return "\n".join(line.strip() for line in text.strip().split("\n"))
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    text = "\n".join(line.strip() for line in text.strip().split("\n"))
+    return _START.sub(lambda match: match.group().upper(), text)

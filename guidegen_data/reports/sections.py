@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from functools import lru_cache
 from guidegen_data.errors import ReportError
 
 MAX_CHARACTERS = 30_000
+# What runs on without a stop for longer than this is cut at a space, so that no text costs more than a line a word.
+_MAX_SENTENCE = 800
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-") | {ord("×"): "x", ord("✕"): "x", ord("’"): "'"}
 _BULLET = re.compile(r"^\s*(?:\d{1,2}[.)](?=\s)|[-*•#>]+)\s*")
 _UNFINISHED = re.compile(
@@ -91,5 +94,6 @@ def _sentences(text: str, section: str) -> list[Sentence]:
             found[-1] = f"{found[-1]} {piece}"
         else:
             found.append(piece)
-    cleaned = (_BULLET.sub("", " ".join(piece.split())).lower() for piece in found)
+    short = [cut for piece in found for cut in textwrap.wrap(piece, _MAX_SENTENCE)]
+    cleaned = (_BULLET.sub("", piece).lower() for piece in short)
     return [Sentence(piece, section) for piece in cleaned if re.search(r"\w", piece)]

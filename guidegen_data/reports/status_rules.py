@@ -96,7 +96,7 @@ def _attributive(clause: Clause, i: int) -> tuple[int, ...]:
             return ()
         words += 1
         j += 1
-    if clause.kind(j) != "place" or is_host_of_head(clause, j):
+    if not _is_organ(clause, j) or is_host_of_head(clause, j):
         return ()
     return _coordinated(clause, j, forward=True)
 
@@ -106,22 +106,31 @@ def _beside(clause: Clause, i: int, near: bool) -> tuple[int, ...]:
     following = clause.kind(i + 1)
     if following in _SIZED_NOUN or (clause.items[i].value == "small" and following == "word"):
         return ()
-    j = i - 1
-    verbs = 0
     between = ("verb", "word", "punct", "status", "negation", "uncertain", "det") if near else ()
+    verbs = colons = 0
+    j = i - 1
     while j >= 0 and clause.kind(j) != "place":
         item = clause.items[j]
-        if item.kind in (*HEADS, "scope_break", "near") or item.text == ";" or (near and item.text == ","):
+        turned = item.kind == "scope_break" and (near or item.text not in ("but", "yet", "though"))
+        if turned or item.kind in (*HEADS, "near") or item.text == ";" or (near and item.text == ","):
             return ()
         if near and item.kind not in between:
             return ()
         verbs += item.kind == "verb"
+        colons += item.text == ":"
         j -= 1
     if j < 0 or is_host_of_head(clause, j):
         return ()
-    if following == "place" and (verbs or not near):
+    # 'Kidneys: atrophic left kidney' and 'has an enlarged spleen' are said of what follows.
+    if _is_organ(clause, i + 1) and (verbs or colons or not near):
         return ()
     return _coordinated(clause, j, forward=False)
+
+
+def _is_organ(clause: Clause, i: int) -> bool:
+    """Whether an organ stands at i, other than as the label of what comes next."""
+    labels = i + 1 < len(clause.items) and clause.items[i + 1].text == ":"
+    return clause.kind(i) == "place" and clause.items[i].value.group != "" and not labels
 
 
 def _coordinated(clause: Clause, place: int, forward: bool) -> tuple[int, ...]:
