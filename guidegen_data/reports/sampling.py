@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import resources
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
-import yaml
 
 from guidegen_data.anatomy import ATTENUATIONS, PHASES, TORSO, Anatomy
 from guidegen_data.errors import FindingsError, ReportError
 from guidegen_data.reports.findings import SEXES, Findings, Lesion
+from guidegen_data.reports.weights import packaged_weights, size_table
 
 Mode = Literal["prevalence", "coverage"]
 T = TypeVar("T")
-_TABLES = (
-    "region", "phase", "sex", "age_decade", "status", "lesions", "place", "size_mm", "attenuation", "coverage_mm",
-)  # fmt: skip
 
 
 class Cell(NamedTuple):
@@ -30,35 +24,6 @@ class Cell(NamedTuple):
     site: str
     low_mm: float
     high_mm: float
-
-
-def load_weights(path: str | Path) -> Mapping[str, Any]:
-    """Weights of a YAML file in the form of data/prevalence.yaml (the tables of one anatomy); tables it leaves out are
-    even. ReportError when it cannot be read, holds an unknown table, or a weight that is no number >= 0."""
-    try:
-        weights = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ReportError(f"expected a YAML file of sampling weights at {path}, got {type(error).__name__}.") from error
-    if not isinstance(weights, dict) or (unknown := [k for k in weights if k not in _TABLES]):
-        what = f"an unknown table {unknown[0]!r}" if isinstance(weights, dict) else "no mapping"
-        raise ReportError(f"sampling weights {path} hold {what}; known tables: {', '.join(_TABLES)}.")
-    for key, table in weights.items():
-        _check(table, f"{key} of {path}")
-    return weights
-
-
-def _check(table: Any, where: str) -> None:
-    for value in table.values() if isinstance(table, dict) else table if isinstance(table, list) else [None]:
-        if isinstance(value, dict):
-            _check(value, where)
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-            raise ReportError(f"weights of {where} must be numbers of 0 or more; correct the table.")
-
-
-@cache
-def _packaged() -> Mapping[str, Mapping[str, Any]]:
-    text = resources.files("guidegen_data.reports").joinpath("data/prevalence.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
 
 
 def sample_findings(
@@ -73,7 +38,7 @@ def sample_findings(
     'prevalence' ignores the index. 'coverage' makes case `index` hold a lesion of cell `index` modulo the number of
     cells, and walks status, region, phase and sex so that each meets every cell in turn.
     """
-    weights = _packaged().get(anatomy.name, {}) if weights is None else weights
+    weights = packaged_weights(anatomy) if weights is None else weights
     if mode == "coverage":
         return _coverage(rng, anatomy, index, weights)
     if mode != "prevalence":
@@ -86,11 +51,11 @@ def sample_findings(
 
 def coverage_cells(anatomy: Anatomy = TORSO, weights: Mapping[str, Any] | None = None) -> tuple[Cell, ...]:
     """Every organ, site and size band that a lesion may have; bands end at the organ's own range."""
-    weights = _packaged().get(anatomy.name, {}) if weights is None else weights
+    weights = packaged_weights(anatomy) if weights is None else weights
     bounds = weights.get("coverage_mm", (8, 15, 25, 40, 80))
     cells = []
     for organ in anatomy.organs:
-        span = _size_table(weights, organ.name)
+        span = size_table(weights, organ.name)
         for site in organ.sites:
             for low, high in pairwise(bounds):
                 if min(high, span["high"]) > max(low, span["low"]):
@@ -171,15 +136,9 @@ def _lesions(
         return ()
     places = [_draw(rng, odds, tuple(odds)) for _ in range(count)]
     return tuple(
-        Lesion(organ, site, _size(rng, _size_table(weights, organ)), _attenuation(rng, weights, organ))
+        Lesion(organ, site, _size(rng, size_table(weights, organ)), _attenuation(rng, weights, organ))
         for organ, site in places
     )
-
-
-def _size_table(weights: Mapping[str, Any], organ: str) -> Mapping[str, float]:
-    default = {"median": 24, "sigma": 0.55, "low": 8, "high": 80}
-    tables = weights.get("size_mm", {})
-    return {**default, **tables.get("default", {}), **tables.get(organ, {})}
 
 
 def _size(rng: np.random.Generator, table: Mapping[str, float]) -> float:
