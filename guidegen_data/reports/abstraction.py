@@ -91,8 +91,8 @@ class _Reading:
         mentions, dropped = lesion_mentions(clause, self._recent if bare and not self._label else context, self.lexicon)
         for mention in mentions:
             self.lesions.add(mention)
-        for line in dropped:
-            self.notes.ignored.append(line)
+        for words, reason in dropped:
+            self.notes.dropped(words, reason)
         self._read_measures(clause, bool(mentions or dropped), pronoun)
         places = tuple(item.value for item in clause.items if item.kind == "place" and item.value.group)
         self._recent = places or self._recent

@@ -9,21 +9,8 @@ from guidegen_data.reports.sections import Sentence
 
 HEADS = ("lesion", "lesions", "other")
 _ADJECTIVES = ("attenuation", "status", "size_word", "word", "measure")
-_MERGE_FILLERS = {
-    "of",
-    "the",
-    "in",
-    "its",
-    "within",
-    "on",
-    "portion",
-    "part",
-    "aspect",
-    "half",
-    "third",
-    "pole",
-    "region",
-}
+_MERGE_FILLERS = ("of", "the", "in", "its", "within", "on")
+_PART_WORDS = ("portion", "part", "aspect", "half", "lobes", "third", "pole", "region")
 _FLAG_KINDS = {"negation": "negated", "uncertain": "uncertain", "history": "historic"}
 _AFTER_KINDS = {"negation_after": "negated", "uncertain_after": "uncertain"}
 
@@ -77,6 +64,9 @@ def parse_clause(sentence: Sentence, lexicon: Lexicon) -> Clause:
             _spread_back(clause, i, _AFTER_KINDS[item.kind])
         elif item.kind == "status" and item.value == "absent":
             _negate_lesion_subject(clause, i)
+        elif item.text == "for" and clause.kind(i - 1) == "named_status":
+            # 'nephrectomy for carcinoma'
+            _spread_forward(clause, i, "historic")
     if sentence.text.endswith("?"):
         for flag in flags:
             flag.add("uncertain")
@@ -113,7 +103,19 @@ def _merge_places(items: list[Item], lexicon: Lexicon) -> list[Item]:
         text = " ".join(item.text for item in items[i : last + 1])
         merged.append(Item("place", place, text, items[i].start, items[last].end))
         i = last + 1
+    for j in range(len(merged) - 2):
+        _share_organ(merged, j, lexicon)
     return merged
+
+
+def _share_organ(items: list[Item], j: int, lexicon: Lexicon) -> None:
+    """'pancreatic body and tail', 'head and body of the pancreas': one organ word serves both sites."""
+    if items[j].kind != "place" or items[j + 2].kind != "place" or items[j + 1].kind != "conj":
+        return
+    for bare, named in ((j, j + 2), (j + 2, j)):
+        place, organ = items[bare].value, items[named].value
+        if place.bare and place.group == "" and organ.group and _hosts(organ, place, lexicon):
+            items[bare] = replace(items[bare], value=replace(place, group=organ.group, side=organ.side))
 
 
 def _next_place(items: list[Item], last: int, place: Place, lexicon: Lexicon) -> tuple[int, Place] | None:
@@ -122,9 +124,13 @@ def _next_place(items: list[Item], last: int, place: Place, lexicon: Lexicon) ->
     for j in range(last + 1, min(last + 6, len(items))):
         other = _as_place(items[j], lexicon)
         if other is not None:
+            # 'kidney left', but not 'spleen left kidney'.
+            trailing = items[j].kind == "side" and not gap and place.explicit
+            if trailing and (j + 1 == len(items) or _as_place(items[j + 1], lexicon) is None) and not place.side:
+                return j, replace(place, side=items[j].value)
             grown = _join(place, other, gap, lexicon)
             return None if grown is None else (j, grown)
-        if items[j].text not in _MERGE_FILLERS and items[j].text not in (",", "("):
+        if items[j].text not in (*_MERGE_FILLERS, *_PART_WORDS, ",", "("):
             return None
         gap.append(items[j].text)
     return None

@@ -6,7 +6,7 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from guidegen_data.errors import ReportError
@@ -51,7 +51,16 @@ def split_sentences(report: str, headings: Mapping[str, Sequence[str]]) -> list[
             section = kind_of[(match["open"] or match["alone"]).lower()]
             position = match.end()
         sentences += _sentences(paragraph[position:], section)
-    return sentences
+    return sentences if {"findings", "impression"} & {s.section for s in sentences} else _unheaded(sentences)
+
+
+def _unheaded(sentences: list[Sentence]) -> list[Sentence]:
+    """Without a heading for the findings they follow the other headings unannounced: each rules one sentence then."""
+    before = ["", *(s.section for s in sentences)]
+    return [
+        replace(sentence, section="") if sentence.section == last else sentence
+        for sentence, last in zip(sentences, before, strict=False)
+    ]
 
 
 @lru_cache(maxsize=4)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from guidegen_data.reports.clauses import HEADS, Clause, Place, is_host_of_head
 
+_WITHOUT = ("no", "without")
+# Said of the next word more often than of an organ before: 'the liver shows small calcified foci'.
+_SIZE_WORDS = ("small", "tiny", "minute", "large", "big", "huge")
 _SIZED_NOUN = ("lesion", "lesions", "other", "attenuation", "size_word")
 
 
@@ -25,11 +28,28 @@ def status_mentions(clause: Clause, context: tuple[Place, ...]) -> list[StatusMe
     for i, item in enumerate(clause.items):
         if item.kind == "named_status":
             found.append(_named(clause, i))
+        elif item.kind == "negation" and item.text in _WITHOUT:
+            found += _without(clause, i)
         elif item.kind == "status":
             mention = _worded(clause, i, context)
             if mention is not None:
                 found.append(mention)
     return found
+
+
+def _without(clause: Clause, i: int) -> list[StatusMention]:
+    """'no gallbladder', 'without a spleen': absent, unless it is a lesion or a sign in the organ that is denied."""
+    j = i + 2 if clause.kind(i + 1) == "det" else i + 1
+    if not _is_organ(clause, j) or not clause.items[j].value.explicit or clause.items[j].value.site:
+        return []
+    last = j
+    while last + 1 < len(clause.items) and "negated" in clause.flags[last + 1]:
+        last += 1
+    if any(item.kind not in ("place", "conj", "punct", "det", "verb") for item in clause.items[j : last + 1]):
+        return []
+    targets = _coordinated(clause, j, forward=True)
+    places = tuple(clause.items[t].value for t in targets)
+    return [StatusMention(places, "absent", clause.quote(i, targets[-1]), _doubt(clause, i, "absent"))]
 
 
 def _doubt(clause: Clause, i: int, status: str) -> str:
@@ -104,7 +124,7 @@ def _attributive(clause: Clause, i: int) -> tuple[int, ...]:
 def _beside(clause: Clause, i: int, near: bool) -> tuple[int, ...]:
     """'the spleen is enlarged': the nearest place before; `near` wants nothing but verbs and adverbs between."""
     following = clause.kind(i + 1)
-    if following in _SIZED_NOUN or (clause.items[i].value == "small" and following == "word"):
+    if following in _SIZED_NOUN or (clause.items[i].text in _SIZE_WORDS and following == "word"):
         return ()
     between = ("verb", "word", "punct", "status", "negation", "uncertain", "det") if near else ()
     verbs = colons = 0
