@@ -19,6 +19,7 @@ from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.lexicon import lexicon_for
 from guidegen_data.reports.measures import find_measures
+from guidegen_data.reports.sections import split_sentences
 
 LUNG_R, LUNG_L, LIVER_R, LIVER_L = (
     "right lung/upper lobe",
@@ -116,6 +117,31 @@ SENTENCES: list[tuple[str, set[str]]] = [
     ("CT chest. Dilated bile duct. Pancreatic duct is dilated.", set()),
     ("The spleen is enlarged, measuring 15 cm.", {"spleen enlarged"}),
     ("Status post partial nephrectomy on the left. Spleen normal.", set()),
+    # everyday words and telegram style
+    ("A big liver tumor in the left lobe and no gallbladder.", {"liver/left lobe 50", "gallbladder absent"}),
+    ("No gallbladder stones. No liver, spleen or kidney mass.", set()),
+    ("Liver tumor 30mm, kidney left missing.", {"liver/right lobe 30", "left kidney absent"}),
+    (
+        "S/P LEFT NEPHRECTOMY FOR RCC. NEW 1.9 CM RIGHT ADRENAL NODULE.",
+        {"left kidney absent", "right adrenal gland/ 19"},
+    ),
+    ("Circumferential thickening of the rectum with a 45 mm mass.", {"colon/rectum 45"}),
+    ("The bladder contains a 2 cm polypoid mass along its left wall.", {"urinary bladder/ 20"}),
+    (
+        "Low density lesions in both lobes of the liver, the largest in segment 3 (21 mm).",
+        {"liver/left lobe 21 hypodense"},
+    ),
+    ("Masses in the head and tail of the pancreas, 2 cm and 3 cm.", {"pancreas/head 20", "pancreas/tail 30"}),
+    ("CT chest. Pancreatic body and tail are atrophic.", set()),
+    (
+        "Nodules in the right upper lobe (12 mm), left lower lobe (9 mm) and right lower lobe (7 mm).",
+        {"right lung/upper lobe 12", "left lung/lower lobe 9", "right lung/lower lobe 7"},
+    ),
+    ("INDICATION: lung cancer screening. There is a 14 mm nodule in the left upper lobe.", {"left lung/upper lobe 14"}),
+    ("Lung cancer: 4.5 cm mass, left upper lobe.", {"left lung/upper lobe 45"}),
+    ("FINDINGS: 3 cm mass in the left kidney. IMPRESSION: Renal mass.", {"left kidney/ 30"}),
+    ("3 cm metastasis from colon cancer in the left hepatic lobe.", {"liver/left lobe 30"}),
+    ("3 cm mass abutting the spleen, in the pancreatic tail.", {"pancreas/tail 30"}),
 ]
 
 NOT_USED = [
@@ -128,6 +154,7 @@ NOT_USED = [
     ("HISTORY: colon cancer. FINDINGS: Spleen normal.", "history"),
     ("Spleen normal. 2 cm mass in the thyroid.", "vocabulary"),
     ("Spleen normal. A 24 mm mass is seen.", "organ"),
+    ("Spleen normal. 2 cm mass adjacent to the liver.", "organ"),
     ("Liver normal. 2 cm mass in the flibbertigibbet.", "organ"),
     ("Spleen normal. 4 mm nodule in the RUL.", "6 to 120 mm"),
     ("Spleen normal. 3 cm simple cyst in the left kidney.", "not a tumour"),
@@ -218,6 +245,7 @@ def test_region_and_phase_are_taken_from_the_title_and_technique(text: str, regi
         ("67-year-old woman.", "female", 60),
         ("67 y/o M.", "male", 60),
         ("67F.", "female", 60),
+        ("Female, 34.", "female", 30),
         ("Man in his 70s.", "male", 70),
         ("Age: 54. Sex: F.", "female", 50),
         ("Patient in the seventh decade of life.", "", 60),
@@ -365,6 +393,12 @@ def test_the_head_and_neck_table_takes_statuses_and_has_no_lesion_hosts() -> Non
     assert facts(findings) == ["larynx absent", "left parotid small"]
     with pytest.raises(GuideGenError):
         abstract_report("2 cm mass in the larynx.", HEAD_NECK)
+
+
+def test_text_without_stops_is_cut_so_that_its_cost_stays_linear() -> None:
+    pieces = split_sentences("no mass " * 3000, {})
+    assert len(pieces) > 20
+    assert all(len(piece.text) <= 800 for piece in pieces)
 
 
 def test_a_page_of_text_takes_a_small_part_of_a_second() -> None:

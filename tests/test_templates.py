@@ -99,6 +99,7 @@ def test_the_wording_is_varied_and_a_function_of_the_generator_alone() -> None:
 def test_rendered_text_is_clean(case: Findings, template: Template, seed: int) -> None:
     text = TORSO_LIBRARY.render_with(template, case, np.random.default_rng(seed))
     assert text == text.strip()
+    assert not text[0].islower()
     for flaw in ("{", "}", "  ", " .", " ,", "..", ",.", "A 8", " a 8", "a iso", "a hypodense  "):
         assert flaw not in text, text
 

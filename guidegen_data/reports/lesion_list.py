@@ -16,7 +16,10 @@ DEFAULT_SIZE_MM = 20.0
 
 @dataclass
 class Candidate:
-    """A lesion of a known organ; `site` and `size_mm` are None while no sentence has stated them."""
+    """A lesion of a known organ; `site` and `size_mm` are None while no sentence has stated them.
+
+    `chosen` says which side was taken for an organ named without one; any stated side overrules it.
+    """
 
     organ: FindingOrgan
     site: str | None
@@ -27,7 +30,8 @@ class Candidate:
 
     def agrees(self, other: Candidate) -> bool:
         """Whether both can be one lesion: nothing that both state differs (sizes by 3 mm or a fifth at most)."""
-        if self.organ != other.organ or (self.site and other.site and self.site != other.site):
+        loose_side = (self.chosen or other.chosen) and self.organ.class_name == other.organ.class_name
+        if (self.organ != other.organ and not loose_side) or (self.site and other.site and self.site != other.site):
             return False
         if self.attenuation and other.attenuation and self.attenuation != other.attenuation:
             return False
@@ -42,6 +46,8 @@ class Candidate:
 
     def absorb(self, other: Candidate) -> None:
         """Take from another mention of the same lesion what this one does not state."""
+        if self.chosen and not other.chosen:
+            self.organ, self.chosen = other.organ, ""
         self.site = self.site or other.site
         self.size_mm = self.size_mm if self.size_mm is not None else other.size_mm
         self.attenuation = self.attenuation or other.attenuation
@@ -93,7 +99,7 @@ class LesionList:
     def _add_pointing(self, mention: LesionMention) -> None:
         if mention.definite and self.candidates and self.candidates[-1].mention.section == mention.section:
             last = self.candidates[-1]
-            last.absorb(Candidate(last.organ, None, mention.size_mm, mention.attenuation, mention))
+            last.absorb(Candidate(last.organ, None, mention.size_mm, mention.attenuation, mention, last.chosen))
             self.notes.used(mention.quote, f"said of the {last.organ.name} lesion before")
             return
         self.notes.dropped(mention.quote, "a lesion without an organ that this vocabulary knows")
