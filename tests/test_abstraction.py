@@ -228,6 +228,7 @@ def test_contradictions_and_reports_without_content_are_refused_in_one_sentence(
         ("CT C/A/P. 12 mm nodule in the RUL.", "abdomen", ""),
         ("CT abdomen with contrast in the arterial phase.", "abdomen", "arterial"),
         ("EXAM: CT CHEST\nCOMPARISON: CT abdomen and pelvis with contrast.\nFINDINGS: Normal heart.", "chest", ""),
+        ("INDICATION: abnormal CT abdomen.\nEXAM: CT chest.\nFINDINGS: Normal heart.", "chest", ""),
         ("TECHNIQUE: CT abdomen with oral contrast. FINDINGS: Splenomegaly.", "abdomen", ""),
         ("Splenomegaly.", "abdomen and pelvis", ""),
         ("Cardiomegaly. 2 cm mass in the RLL.", "chest", ""),
