@@ -61,8 +61,13 @@ class SliceGenerator(ModelMixin, ConfigMixin):
 
     def encode_mask(self, labels: Tensor) -> Tensor:
         """Features (B, M, X/4, Y/4) of a mask slice with its neighbours below and above. labels (B, 3, X, Y) int."""
-        fractions = F.one_hot(labels.long(), self.num_classes).permute(0, 1, 4, 2, 3).flatten(1, 2)
-        return self.mask_encoder(fractions.to(self.mask_encoder[0].weight.dtype))  # type: ignore[arg-type]
+        dtype = self.mask_encoder[0].weight.dtype
+        if torch.is_autocast_enabled(labels.device.type):
+            dtype = torch.get_autocast_dtype(labels.device.type)
+        b, neighbours, x, y = labels.shape
+        fractions = torch.zeros(b, neighbours, self.num_classes, x, y, dtype=dtype, device=labels.device)
+        fractions.scatter_(2, labels.long().unsqueeze(2), 1)
+        return self.mask_encoder(fractions.flatten(1, 2))
 
     def forward(
         self, x: Tensor, sigma: Tensor, mask: Tensor, previous: Tensor, level: Tensor, tokens: Tensor

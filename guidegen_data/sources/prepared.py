@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,7 +98,7 @@ def load_case(path: Path) -> TrainingCase:
             about, base = json.loads(str(data["about"]))
             ct = data["ct_hu"].astype(np.float32) if "ct_hu" in data.files else None
             return TrainingCase(data["label_map"], ct, Findings.from_dict(about), base)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise SourceError(f"{path} is damaged; delete it and run the same prepare command again.") from error
 
 

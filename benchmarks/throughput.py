@@ -1,0 +1,89 @@
+"""Seconds, memory and cost of one 128^3 pair, end to end and warm, on this machine: python -m benchmarks.throughput."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from benchmarks.record import save
+from guidegen_data.case import Case
+from guidegen_data.cleanup import clean_up
+from guidegen_data.cli.memory import keep_freed_memory
+from guidegen_data.pipeline import GuideGenPipeline
+from guidegen_data.reports.findings import Findings, Lesion
+
+FINDINGS = Findings(
+    phase="portal venous",
+    organs={"gallbladder": "absent"},
+    lesions=(Lesion("colon", "sigmoid", 24.0),),
+)
+
+
+def one_block(pipe: GuideGenPipeline, batch: int, seed: int) -> list[Case]:
+    """Generates `batch` cases as guidegen-shard does."""
+    seeds = [seed + b for b in range(batch)]
+    return pipe.generate([FINDINGS] * batch, ["timing"] * batch, [f"c{s}" for s in seeds], seeds)
+
+
+def stage_times(pipe: GuideGenPipeline, seed: int) -> dict[str, float]:
+    """Seconds of each part of one case, warm."""
+    times, began = {}, time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        times[name], began = round(now - began, 2), now
+
+    generators = [torch.Generator().manual_seed(seed)]
+    tokens = pipe.encode([FINDINGS.prompt()])
+    lap("text")
+    masks = pipe.sample_masks(tokens, generators)
+    lap("label map")
+    cleaned, _ = clean_up(masks[0].cpu().numpy(), pipe.anatomy, pipe.anatomy.spacing_mm)
+    lap("clean-up")
+    pipe.sample_cts(torch.from_numpy(cleaned).unsqueeze(0).to(masks.device), tokens, generators)
+    lap("CT (slices and decoding)")
+    return times
+
+
+def main() -> None:
+    """Measures and writes results/throughput.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="torso")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 4])
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    keep_freed_memory()
+    began = time.perf_counter()
+    pipe = GuideGenPipeline.from_pretrained(args.model, device=args.device)
+    figures: dict[str, Any] = {"load_s": round(time.perf_counter() - began, 2)}
+    began = time.perf_counter()
+    one_block(pipe, 1, seed=0)
+    figures["first_case_s"] = round(time.perf_counter() - began, 2)
+    for batch in args.batches:
+        laps = []
+        for repeat in range(args.repeats):
+            began = time.perf_counter()
+            one_block(pipe, batch, seed=100 * repeat)
+            laps.append((time.perf_counter() - began) / batch)
+        figures[f"seconds_a_case_batch_{batch}"] = {
+            "median": round(statistics.median(laps), 2),
+            "all": [round(v, 2) for v in laps],
+        }
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        figures[f"peak_memory_gib_up_to_batch_{batch}"] = round(peak, 2)
+    figures["parts_s"] = stage_times(pipe, seed=1)
+    figures["model_sha256"] = pipe.fingerprint
+    figures["steps"] = {"mask": pipe.config.num_steps_mask, "ct": pipe.config.num_steps_ct}
+    figures["guidance"] = pipe.config.guidance
+    save("throughput", figures, seed=0)
+
+
+if __name__ == "__main__":
+    main()
