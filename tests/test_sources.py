@@ -67,7 +67,7 @@ def base(folder):
 @pytest.fixture(scope="module")
 def cases(base) -> list[TrainingCase]:
     augmenter = Augmenter(base)
-    return [augmenter.make(np.random.default_rng(seed)) for seed in range(12)]
+    return [augmenter.make(np.random.default_rng(seed)) for seed in range(8)]
 
 
 def test_source_classes_are_merged_by_name_and_the_rest_is_reported(base) -> None:

@@ -41,7 +41,7 @@ class MaskSampler(ModelMixin, ConfigMixin):
         """Logits (B, K, X, Y, Z) float32. x_t (B, X, Y, Z) int64, t (B,) in [0, 1], abar_t (B,), tokens (B, L, D)."""
         vector = F.silu(self.time(sinusoid(t, 64).to(tokens.dtype)) + self.text_pool(tokens))
         features = fold(self.embed(x_t).movedim(-1, 1))
-        where = patch_coordinates(tuple(features.shape[2:]), features)  # type: ignore[arg-type]
+        where = patch_coordinates(tuple(features.shape[2:]), features)
         features = torch.cat([features, where.expand(len(features), -1, -1, -1, -1)], dim=1)
         logits = unfold(self.unet(features, vector, tokens).float())
         return logits + self._evidence(x_t, abar_t)

@@ -121,7 +121,7 @@ def slice_loss(
         model.encode_mask(labels),
         corrupted,
         level,
-        tokens * keep,  # type: ignore[operator]
+        tokens * keep,
     )
     return {"total": F.mse_loss(velocity.float(), noise - latents)}
 

@@ -44,7 +44,7 @@ class ResBlock3d(nn.Module):
         self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
         self.modulate = nn.Linear(vector_size, 2 * channels)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))

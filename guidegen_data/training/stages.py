@@ -44,7 +44,7 @@ def train_autoencoder(
 
     def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         batch = source.batch(recipe.fit.batch_size, generator)
-        return autoencoder_loss(model, batch, generator)._asdict()  # type: ignore[arg-type]
+        return autoencoder_loss(model, batch, generator)._asdict()
 
     yield from _fit(CTAutoencoder(**recipe.network), loss_of, recipe.fit, run_dir)
 
@@ -85,7 +85,7 @@ def _fit(model: nn.Module, loss_of, config: FitConfig, run_dir: Path) -> Iterato
     ema = copy.deepcopy(model)
     for step in fit(model, ema, loss_of, config, run_dir):
         if (step.number + 1) % config.save_every == 0 or step.number + 1 == config.num_steps:
-            ema.save_pretrained(run_dir / "model")  # type: ignore[operator]
+            ema.save_pretrained(run_dir / "model")
         yield step
 
 
