@@ -44,7 +44,7 @@ def stage_times(pipe: GuideGenPipeline, seed: int) -> dict[str, float]:
     lap("text")
     masks = pipe.sample_masks(tokens, generators)
     lap("label map")
-    cleaned, _ = clean_up(masks[0].cpu().numpy(), pipe.anatomy, pipe.anatomy.spacing_mm)
+    cleaned, _ = clean_up(masks[0].cpu().numpy(), FINDINGS, pipe.anatomy.spacing_mm)
     lap("clean-up")
     pipe.sample_cts(torch.from_numpy(cleaned).unsqueeze(0).to(masks.device), tokens, generators)
     lap("CT (slices and decoding)")

@@ -1,11 +1,12 @@
-"""Clean-up of generated label maps: specks are given to their neighbours; a lesion is never removed."""
+"""Clean-up of generated label maps: specks are given to their neighbours; a lesion that was asked for never is."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
 
-from guidegen_data.anatomy import Anatomy
+from guidegen_data.anatomy import OrganClass
+from guidegen_data.reports.findings import Findings
 
 #: Components below this are specks: 50 voxels at 128^3 and 3 mm.
 MIN_COMPONENT_ML = 1.35
@@ -14,26 +15,26 @@ _FINE = {"rib", "adrenal gland", "portal and splenic vein", "esophagus", "inferi
 
 
 def clean_up(
-    label_map: np.ndarray, anatomy: Anatomy, spacing_mm: tuple[float, float, float]
+    label_map: np.ndarray, findings: Findings, spacing_mm: tuple[float, float, float]
 ) -> tuple[np.ndarray, dict[str, int]]:
     """The label map without specks, and how many voxels each class lost. (X, Y, Z) uint8.
 
     Of fine structures (ribs, adrenal glands, vessels) only pieces under a fifth of the limit count as specks, and never
-    the largest one. Every voxel removed takes the class of the nearest voxel that was kept.
+    the largest one. Lesions lose nothing but pieces beyond the number asked for that are under the limit; where none is
+    asked for, every lesion voxel is a speck. Every voxel removed takes the class of the nearest voxel that was kept.
     """
+    anatomy = findings.anatomy
     limit = MIN_COMPONENT_ML * 1000 / float(np.prod(spacing_mm))
     specks = np.zeros(label_map.shape, bool)
     lost: dict[str, int] = {}
     for c, box in zip(anatomy.classes[1:], ndimage.find_objects(label_map, anatomy.num_classes - 1), strict=True):
-        if box is None or c.id == anatomy.lesion_id:
+        if box is None:
             continue
         pieces, _ = ndimage.label(label_map[box] == c.id)
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
-        small = sizes < (limit / 5 if c.name in _FINE else limit)
+        small = _is_speck(sizes, c, findings, limit)
         small[0] = False
-        if c.name in _FINE:
-            small[sizes.argmax()] = False
         if small.any():
             gone = small[pieces]
             specks[box] |= gone
@@ -42,3 +43,18 @@ def clean_up(
         nearest = ndimage.distance_transform_edt(specks, return_distances=False, return_indices=True)
         label_map = label_map[tuple(nearest)]
     return label_map, lost
+
+
+def _is_speck(sizes: np.ndarray, c: OrganClass, findings: Findings, limit: float) -> np.ndarray:
+    """Which components of a class, by their sizes in voxels, are specks."""
+    if c.id == findings.anatomy.lesion_id:
+        if not findings.lesions:
+            return np.ones(len(sizes), bool)
+        small = sizes < limit
+        small[np.argsort(sizes)[-len(findings.lesions) :]] = False
+    elif c.name in _FINE:
+        small = sizes < limit / 5
+        small[sizes.argmax()] = False
+    else:
+        small = sizes < limit
+    return small

@@ -121,7 +121,8 @@ class GuideGenPipeline(DiffusionPipeline):
         tokens = self.encode([f.prompt() for f in findings])
         generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
         masks = self.sample_masks(tokens, generators, num_steps_mask, guidance)
-        cleaned = [clean_up(m.cpu().numpy(), self.anatomy, self.anatomy.spacing_mm) for m in masks]
+        spacing = self.anatomy.spacing_mm
+        cleaned = [clean_up(m.cpu().numpy(), f, spacing) for m, f in zip(masks, findings, strict=True)]
         labels = torch.stack([torch.from_numpy(m) for m, _ in cleaned]).to(tokens.device)
         cts = self.sample_cts(labels, tokens, generators, num_steps_ct)
         settings = {

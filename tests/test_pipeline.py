@@ -9,7 +9,7 @@ from guidegen_data.case import Case
 from guidegen_data.cleanup import clean_up
 from guidegen_data.errors import ModelError
 from guidegen_data.pipeline import GuideGenPipeline, fingerprint_of
-from guidegen_data.reports.findings import Findings
+from guidegen_data.reports.findings import Findings, Lesion
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +93,27 @@ def test_clean_up_gives_specks_to_their_neighbours_and_counts_them() -> None:
     labels = np.zeros((32, 32, 32), np.uint8)
     labels[4:24, 4:24, 4:24] = 3
     labels[10:12, 10:12, 10:12] = 1  # a speck of spleen inside the liver
-    cleaned, lost = clean_up(labels, Findings().anatomy, (3.0, 3.0, 3.0))
+    cleaned, lost = clean_up(labels, Findings(), (3.0, 3.0, 3.0))
     assert lost == {"spleen": 8}
     assert (cleaned[4:24, 4:24, 4:24] == 3).all()
 
 
-def test_clean_up_never_removes_a_lesion_or_a_whole_small_organ_of_fine_class() -> None:
+def test_clean_up_never_removes_a_lesion_that_was_asked_for() -> None:
     labels = np.zeros((32, 32, 32), np.uint8)
     labels[10, 10, 10] = 20
-    labels[20:22, 20:22, 20] = 14
-    cleaned, lost = clean_up(labels, Findings().anatomy, (3.0, 3.0, 3.0))
+    labels[20:22, 20:22, 20] = 14  # nor the only piece of a fine structure
+    asked = Findings(lesions=(Lesion("liver", "left lobe", 8.0),))
+    cleaned, lost = clean_up(labels, asked, (3.0, 3.0, 3.0))
     assert lost == {}
     assert np.array_equal(cleaned, labels)
+
+
+def test_clean_up_removes_stray_lesion_voxels_beyond_what_was_asked_for() -> None:
+    labels = np.zeros((32, 32, 32), np.uint8)
+    labels[4:10, 4:10, 4:10] = 20
+    labels[20, 20, 20] = 20
+    asked = Findings(lesions=(Lesion("liver", "left lobe", 20.0),))
+    cleaned, lost = clean_up(labels, asked, (3.0, 3.0, 3.0))
+    assert lost == {"tumour": 1}
+    assert (cleaned == 20).sum() == 216
+    assert (clean_up(labels, Findings(), (3.0, 3.0, 3.0))[0] == 20).sum() == 0
