@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from guidegen_data import __version__
@@ -18,6 +17,7 @@ from guidegen_data.case import Case, centred_affine
 from guidegen_data.cleanup import clean_up
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError
+from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.mask_sampler import MaskSampler
 from guidegen_data.models.precision import choose_device, compute_dtype, place

@@ -1,5 +1,9 @@
 """The pipeline as its user meets it: one folder, one call, a case a seed, and refusals in a sentence."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -117,3 +121,16 @@ def test_clean_up_removes_stray_lesion_voxels_beyond_what_was_asked_for() -> Non
     assert lost == {"tumour": 1}
     assert (cleaned == 20).sum() == 216
     assert (clean_up(labels, Findings(), (3.0, 3.0, 3.0))[0] == 20).sum() == 0
+
+
+def test_a_torchvision_that_does_not_fit_is_named_in_a_sentence(tmp_path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms missing')")
+    about = tmp_path / "torchvision-9.9.9.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 9.9.9\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", "import guidegen_data.pipeline"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ModelError: torchvision 9.9.9 does not fit torch" in done.stderr
