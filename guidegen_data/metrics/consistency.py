@@ -13,11 +13,11 @@ import numpy as np
 from scipy import ndimage
 
 from guidegen_data.anatomy import Anatomy
+from guidegen_data.errors import AnatomyError
 from guidegen_data.reports.findings import Findings, Lesion
-from guidegen_data.sites import site_mask
+from guidegen_data.sites import site_mask, site_of
 from guidegen_data.sources.lesions import longest_diameter_mm
 
-_REACH_MM = 15.0
 #: An organ counts as absent below this volume.
 ABSENT_ML = 1.0
 
@@ -34,33 +34,17 @@ class FoundLesion:
 def find_lesions(
     label_map: np.ndarray, spacing_mm: tuple[float, float, float], anatomy: Anatomy, min_voxels: int = 4
 ) -> list[FoundLesion]:
-    """Every lesion component of at least `min_voxels`, largest first, with the site most of its voxels belong to.
-
-    A lesion voxel belongs to the nearest voxel, within 15 mm, of an organ that can hold lesions; a component far from
-    all of them has organ ''.
-    """
+    """Lesion components of at least `min_voxels`, largest first, each with its site; organ '' where there is none."""
     pieces, count = ndimage.label(label_map == anatomy.lesion_id)
-    if not count:
-        return []
-    hosts = {anatomy.id_of(o.class_name) for o in anatomy.organs if o.sites}
-    distance, nearest = ndimage.distance_transform_edt(
-        ~np.isin(label_map, list(hosts)), sampling=spacing_mm, return_indices=True
-    )
-    filled = np.where((pieces > 0) & (distance <= _REACH_MM), label_map[tuple(nearest)], label_map)
-    votes = np.zeros((count + 1, 0), np.int64)
-    names: list[tuple[str, str]] = []
-    for organ in anatomy.organs:
-        for site in organ.sites:
-            inside = site_mask(filled, spacing_mm, organ, site, anatomy)
-            share = np.bincount(pieces[inside], minlength=count + 1)
-            votes = np.column_stack([votes, share])
-            names.append((organ.name, site))
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     found = []
     for k in sorted(range(1, count + 1), key=lambda i: -sizes[i]):
         if sizes[k] >= min_voxels:
-            organ_name, site = names[int(votes[k].argmax())] if votes[k].any() else ("", "")
-            found.append(FoundLesion(organ_name, site, longest_diameter_mm(pieces == k, spacing_mm)))
+            try:
+                organ, site = site_of(pieces == k, label_map, spacing_mm, anatomy)
+            except AnatomyError:  # no organ that may hold a lesion is in the map
+                organ, site = "", ""
+            found.append(FoundLesion(organ, site, longest_diameter_mm(pieces == k, spacing_mm)))
     return found
 
 

@@ -1,0 +1,111 @@
+"""Writes the README's tables from results/*.json: python -m benchmarks.tables [--check]."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+_BEGIN, _END = "<!-- figures: python -m benchmarks.tables -->", "<!-- end of figures -->"
+
+
+def tables() -> str:
+    """Every table of the README, in Markdown, from the committed results."""
+    rows = ["| what | figure | how |", "|---|---|---|"]
+    for name, describe in _DESCRIBE.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            record = json.loads(path.read_text())
+            rows += [f"| {what} | {figure} | `{record['command']}` |" for what, figure in describe(record["figures"])]
+    machine = json.loads((RESULTS / "throughput.json").read_text())["machine"]
+    rows += ["", f"Timings: {machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, no accelerator."]
+    return "\n".join(rows)
+
+
+def _throughput(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for key, value in figures.items():
+        if key.startswith("seconds_a_case_batch_"):
+            batch = key.rsplit("_", 1)[1]
+            rows.append((f"one 128^3 pair, end to end, warm, batch {batch}", f"{value['median']} s a case"))
+    peak = max(v for k, v in figures.items() if k.startswith("peak_memory_gib"))
+    return [*rows, ("peak memory", f"{peak} GiB")]
+
+
+def _posterior(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    strided, naive = figures["strided"], figures["one_step_kernel"]
+    memory = figures["reverse_step_128_cubed_21_classes"]["peak_extra_gib"]
+    return [
+        (
+            "total variation of a perfect denoiser's marginal at 1000 / 50 / 10 steps",
+            " / ".join(f"{strided[n]:.3f}" for n in ("1000", "50", "10"))
+            + f" (one-step kernel: {naive['50']:.2f} at 50)",
+        ),
+        ("extra memory of a reverse step, K = 21, 128^3", f"{memory} GiB"),
+    ]
+
+
+def _autoencoder(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"autoencoder, held-out patient {name}: mean absolute error in the body, {window} window", f"{value} HU")
+        for name, errors in figures["mae_hu"].items()
+        for window, value in errors.items()
+        if window in ("soft", "full")
+    ]
+
+
+def _consistency(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        (
+            f"lesions placed right / misplaced / missing (N = {figures['num_lesions']} prompts)",
+            f"{figures['Cacc']} / {figures['Cerr']} / {figures['Cmis']}",
+        )
+    ]
+    if figures["num_absent"]:
+        absent = f"organs absent when said absent (N = {figures['num_absent']})"
+        rows.append((absent, str(figures["absent_when_said_absent"])))
+    if figures["num_placed_right"]:
+        within = f"lesion diameter within 35 % of the request (N = {figures['num_placed_right']} placed right)"
+        rows.append((within, str(figures["diameter_within_35_percent"])))
+    return rows
+
+
+def _rejects(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(f"first attempts rejected by quality control (N = {figures['num_cases']})", str(figures["reject_share"]))]
+
+
+_DESCRIBE = {
+    "throughput": _throughput,
+    "autoencoder": _autoencoder,
+    "consistency": _consistency,
+    "rejects": _rejects,
+    "posterior": _posterior,
+}
+
+
+def rewritten(readme: str) -> str:
+    """The README with its figures replaced by the current ones."""
+    head, rest = readme.split(_BEGIN)
+    _, tail = rest.split(_END)
+    return f"{head}{_BEGIN}\n{tables()}\n{_END}{tail}"
+
+
+def main() -> None:
+    """Rewrites README.md, or with --check exits with 1 when it is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 when the README is stale")
+    args = parser.parse_args()
+    old = README.read_text()
+    new = rewritten(old)
+    if args.check:
+        sys.exit(int(old != new))
+    README.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
