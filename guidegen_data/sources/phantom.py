@@ -39,8 +39,8 @@ _CONTRAST_HU = {
     "kidney": (110, 150), "spleen": (60, 70), "liver": (12, 52), "pancreas": (60, 50), "adrenal gland": (40, 35),
     "stomach": (4, 6), "small bowel": (20, 30), "duodenum": (20, 30), "colon": (6, 12), "esophagus": (10, 20),
 }  # fmt: skip
-_MARKS = {"bone": 251, "muscle": 252, "airway": 253, "sinus": 254}  # painted like labels, shown by the CT only
-_MARK_HU = {"bone": 240, "muscle": 58, "airway": -990, "sinus": -60}
+_MARKS = {"bone": 251, "muscle": 252, "airway": 253, "fat": 254}  # painted like labels, shown by the CT only
+_MARK_HU = {"bone": 240, "muscle": 58, "airway": -990, "fat": -95}
 
 
 def phantom(
@@ -177,8 +177,8 @@ def _canvas(rng: np.random.Generator, region: str, shape: tuple[int, int, int], 
 
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], spacing_mm: float) -> np.ndarray:
     """A displacement of about 3 mm that changes over some 90 mm, (X, Y, Z) float32."""
-    nodes = [max(4, round(n * spacing_mm / 64)) for n in shape]
-    field_mm = rng.normal(0, 5, nodes).astype(np.float32)
+    nodes = [max(4, round(n * spacing_mm / 76)) for n in shape]
+    field_mm = rng.normal(0, 4.5, nodes).astype(np.float32)
     for axis, n in enumerate(shape):
         basis = ndimage.zoom(
             np.eye(nodes[axis], dtype=np.float32), (n / nodes[axis], 1), order=3, grid_mode=True, mode="nearest"

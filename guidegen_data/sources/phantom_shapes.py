@@ -87,8 +87,8 @@ _STOMACH: tuple[Knot, ...] = (
 )  # fmt: skip
 _COLON: tuple[Knot, ...] = (
     (78, 68, 4, 21), (88, 56, 28, 25), (98, 38, 70, 22), (100, 28, 110, 21), (92, 44, 138, 20), (72, 84, 138, 19),
-    (36, 104, 118, 18), (-4, 112, 110, 18), (-48, 108, 124, 18), (-88, 84, 164, 18), (-108, 44, 192, 17),
-    (-114, 14, 168, 15), (-112, 2, 115, 14), (-108, 22, 62, 14), (-96, 48, 24, 14), (-72, 66, 0, 14),
+    (36, 104, 118, 18), (-4, 112, 110, 18), (-48, 108, 124, 18), (-84, 92, 158, 18), (-104, 66, 182, 17),
+    (-113, 32, 166, 15), (-113, 6, 120, 14), (-108, 22, 62, 14), (-96, 48, 24, 14), (-72, 66, 0, 14),
     (-44, 70, -16, 14), (-8, 52, -14, 14), (22, 24, -22, 15), (14, -2, -38, 15), (0, -14, -62, 17), (0, -8, -86, 16),
     (0, 4, -108, 12),
 )  # fmt: skip
@@ -152,7 +152,7 @@ def _small_bowel(rng: np.random.Generator, radius: float) -> list[Part]:
             direction = 1 if len(knots) // 5 % 2 else -1
             for x in np.linspace(-reach, reach, 5) * direction:
                 wave = rng.normal(0, 5, 3)
-                knots.append((x + wave[0] - 4, depth + wave[1], float(z) + 8 * np.sin(x / 13) + wave[2], radius))
+                knots.append((x + wave[0] - 4, depth + wave[1], float(z) + 11 * np.sin(x / 13) + wave[2], radius))
     return [("small bowel", Tube(tuple(knots), folds=0.1), "belly")]
 
 
@@ -172,6 +172,8 @@ def _unlabelled() -> list[Part]:
         parts.append(("bone", Tube(((side * 80, 36, -62, 9), (side * 40, 72, -80, 8), (side * 6, 76, -92, 9))), "body"))
         psoas = ((26, 16, 172, 9), (38, 22, 100, 18), (60, 38, 20, 20), (78, 52, -60, 15))
         parts.append(("muscle", Tube(tuple((side * x, y, z, r) for x, y, z, r in psoas)), "body"))
+        back = tuple((side * 28.0, float(spine_y(z)) - 46, float(z), 21.0) for z in range(-40, 440, 60))
+        parts.append(("muscle", Tube(back), "body"))
     discs = tuple((0.0, float(spine_y(z)), float(z), 18.0) for z in _LEVELS)
     return [*parts, ("muscle", Tube(discs), "body")]
 
@@ -210,9 +212,11 @@ def patient_parts(rng: np.random.Generator, wall: Callable[[float, float], tuple
     bladder = Blob((0, 44, -96 + 22 * fill), (30 * fill, 25 * fill, 22 * fill))
     kidneys: list[Part] = []
     sinuses: list[Part] = []
+    capsules: list[Part] = []
     for side, z in ((1, 160), (-1, 170)):
         kidneys.append(("kidney", Blob((side * 66, 0, z), (29, 25, 52), -side * 14), "belly"))
-        sinuses.append(("sinus", Blob((side * 48, 8, z), (14, 12, 20)), "belly"))
+        sinuses.append(("fat", Blob((side * 48, 8, z), (14, 12, 20)), "belly"))
+        capsules.append(("fat", Blob((side * 62, -18, z), (38, 46, 54), -side * 14), "belly"))
     lobes = [Blob((72, 50, 204), (64, 90, 74), 8), Blob((8, 92, 222), (66, 42, 34), 14)]
     colon = _widened(_COLON, float(rng.uniform(0.75, 1.08)), float(rng.uniform(-5, 45)), slice(5, 10))
     vessel = float(rng.uniform(0.85, 1.12))
@@ -229,11 +233,12 @@ def patient_parts(rng: np.random.Generator, wall: Callable[[float, float], tuple
         [("gallbladder", Blob((60, 96, 158), (14.5, 16, 25), 12), "belly")],
         [("duodenum", Tube(_DUODENUM, folds=0.05), "belly")],
         [("pancreas", Tube(_PANCREAS, folds=0.08), "belly")],
-        [("spleen", Blob((-104, 4, 212), (25, 46, 50), 14), "belly")],
+        [("colon", Tube(colon, folds=0.1), "belly")],
+        [("spleen", Blob((-104, -2, 216), (25, 44, 48), 14), "belly")],
+        capsules,  # the liver and the bowel lie in front of the fat around the kidneys
         [("liver", lobe, "belly") for lobe in lobes],
         [("stomach", Tube(_widened(_STOMACH, float(rng.uniform(0.75, 1.15)))), "belly")],
         [("urinary bladder", bladder, "body")],
-        [("colon", Tube(colon, folds=0.1), "belly")],
     ]  # fmt: skip
     parts = [part for group in groups for part in _varied(group, rng)]
     bowel = _varied(_small_bowel(rng, float(rng.uniform(9, 12))), rng, 0.04)
