@@ -1,0 +1,150 @@
+"""The verdict on a case: every check with its name, measured value, allowed range and outcome, ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from guidegen_data.anatomy import Anatomy, FindingOrgan, OrganClass
+from guidegen_data.case import Case
+
+BODY_HU = -300
+BODY_SHARE = (0.08, 0.97)
+# An absent organ may leave this much behind, and an organ counts as present from this much on.
+TRACE_ML = 0.5
+# Organs at the border of the field and the smallest ones are missed in real scans too.
+PRESENT_SHARE = (0.6, 1.0)
+# A component counts when it holds this share of its class; the mean HU of less than MIN_HU_ML says nothing.
+COMPONENT_SHARE = 0.05
+MIN_HU_ML = 2.0
+
+
+def verdict(case: Case) -> dict[str, Any]:
+    """`{"passed": bool, "checks": [{"name", "value", "allowed", "pass"}, ...]}` of a case against its own findings.
+
+    Checks the label ids, the lesions that were asked for, organs said to be absent, organs that the region should show,
+    volumes and components of each organ, their mean HU, and the share of the field that is body. Lower bounds of volume
+    are not checked, because the field may cut any organ.
+    """
+    checks = [
+        *_check_field(case),
+        *_check_lesions(case),
+        *_check_presence(case),
+        *_check_shape(case),
+        *_check_hu(case),
+    ]
+    return {"passed": all(check["pass"] for check in checks), "checks": checks}
+
+
+def organ_volumes_ml(case: Case) -> dict[str, float]:
+    """Volume of every organ by its report name, in ml; paired ones are told apart by the patient's own left and right.
+
+    The midline is the mean x of the bones in the middle (or of the body, where there are none); x grows to the right.
+    """
+    right_of_midline = _world_x(case) > _midline_mm(case)
+    voxel_ml = float(np.prod(case.spacing_mm)) / 1000
+    columns = _voxels_per_column(case)
+    return {
+        organ.name: float(_side_of(columns[case.anatomy.ids[organ.class_name]], organ, right_of_midline)) * voxel_ml
+        for organ in case.anatomy.organs
+    }
+
+
+def _check_field(case: Case) -> Iterator[dict[str, Any]]:
+    ids = np.unique(case.label_map)
+    yield _check("highest label id", int(ids[-1]), (0, case.anatomy.num_classes - 1))
+    body = float(np.mean((case.ct_hu > BODY_HU) | (case.label_map > 0)))
+    yield _check("share of body in the field", body, BODY_SHARE)
+
+
+def _check_lesions(case: Case) -> Iterator[dict[str, Any]]:
+    lesion = case.anatomy.classes[case.anatomy.lesion_id]
+    voxel_ml = float(np.prod(case.spacing_mm)) / 1000
+    # None asked means none at all: one stray voxel would be a false label.
+    allowed = (voxel_ml, lesion.volume_ml[1]) if case.findings.lesions else (0.0, 0.0)
+    yield _check(f"{lesion.name} volume (ml)", case.volumes_ml()[lesion.name], allowed)
+
+
+def _check_presence(case: Case) -> Iterator[dict[str, Any]]:
+    volumes = organ_volumes_ml(case)
+    absent = [organ for organ, status in case.findings.organs.items() if status == "absent"]
+    for organ in absent:
+        yield _check(f"{organ} absent (ml)", volumes[organ], (0.0, TRACE_ML))
+    expected = case.anatomy.region_organs.get(case.findings.region, frozenset()) - set(absent)
+    if expected:
+        share = sum(volumes[organ] > TRACE_ML for organ in expected) / len(expected)
+        yield _check(f"share of the {case.findings.region}'s organs present", share, PRESENT_SHARE)
+
+
+def _check_shape(case: Case) -> Iterator[dict[str, Any]]:
+    volumes, compact = case.volumes_ml(), _compact_classes(case.anatomy)
+    boxes = ndimage.find_objects(case.label_map, max_label=case.anatomy.num_classes)
+    for organ in _organ_classes(case.anatomy):
+        if not (box := boxes[organ.id - 1]):
+            continue
+        yield _check(f"{organ.name} volume (ml)", volumes[organ.name], (0.0, organ.volume_ml[1]))
+        if organ.name in compact:
+            number = num_components(case.label_map[box] == organ.id)
+            yield _check(f"{organ.name} components", number, (1, compact[organ.name] + 1))
+
+
+def _check_hu(case: Case) -> Iterator[dict[str, Any]]:
+    volumes = case.volumes_ml()
+    present = [c for c in case.anatomy.classes if c.id and volumes[c.name] >= MIN_HU_ML]
+    means = ndimage.mean(case.ct_hu, case.label_map, [c.id for c in present])
+    for organ, mean in zip(present, np.atleast_1d(means), strict=True):
+        yield _check(f"{organ.name} mean HU", float(mean), organ.hu)
+
+
+def num_components(mask: np.ndarray) -> int:
+    """Components (touching by face, edge or corner) of a mask that hold COMPONENT_SHARE of it or more."""
+    labelled, number = ndimage.label(mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(labelled.ravel(), minlength=number + 1)[1:]
+    return int((sizes >= COMPONENT_SHARE * sizes.sum()).sum())
+
+
+def _organ_classes(anatomy: Anatomy) -> list[OrganClass]:
+    return [c for c in anatomy.classes if c.id and c.id != anatomy.lesion_id]
+
+
+def _compact_classes(anatomy: Anatomy) -> Mapping[str, int]:
+    # Solid organs, whose size a report may speak of, and paired ones are one body a side; bowel and bones are many.
+    solid: dict[str, int] = {}
+    for organ in anatomy.organs:
+        if organ.side or "enlarged" in organ.statuses:
+            solid[organ.class_name] = solid.get(organ.class_name, 0) + 1
+    return solid
+
+
+def _world_x(case: Case) -> np.ndarray:
+    return case.affine[0, 3] + case.affine[0, 0] * np.arange(case.label_map.shape[0])
+
+
+def _midline_mm(case: Case) -> float:
+    spine = case.anatomy.ids.get("vertebrae", case.anatomy.ids.get("spinal cord", 0))
+    mask = case.label_map == spine if spine else np.zeros_like(case.label_map, bool)
+    if not mask.any():
+        mask = case.ct_hu > BODY_HU
+    weights = mask.sum((1, 2))
+    return float((weights * _world_x(case)).sum() / max(1, weights.sum()))
+
+
+def _voxels_per_column(case: Case) -> np.ndarray:
+    """Voxels of each class at each x. (K, X)."""
+    num_classes, width = case.anatomy.num_classes, case.label_map.shape[0]
+    flat = case.label_map.reshape(width, -1) + num_classes * np.arange(width)[:, None]
+    return np.bincount(flat.ravel(), minlength=num_classes * width).reshape(width, num_classes).T
+
+
+def _side_of(column: np.ndarray, organ: FindingOrgan, right_of_midline: np.ndarray) -> int:
+    if not organ.side:
+        return int(column.sum())
+    return int(column[right_of_midline if organ.side == "right" else ~right_of_midline].sum())
+
+
+def _check(name: str, value: float, allowed: tuple[float, float]) -> dict[str, Any]:
+    low, high = allowed
+    return {"name": name, "value": round(value, 4), "allowed": [low, high], "pass": bool(low <= value <= high)}

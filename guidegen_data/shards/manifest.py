@@ -1,0 +1,248 @@
+"""What a shard folder says about itself: names and keys, the recipe of a case, index, manifest and reject lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from guidegen_data.case import Case
+from guidegen_data.errors import ShardError
+
+FORMAT = 1
+RUN, INDEX, MANIFEST, REJECTS, CARD = "run.json", "index.json", "manifest.jsonl", "rejects.jsonl", "README.md"
+WORK = ".partial"
+CT, LABEL, REPORT, META = "ct.nii.gz", "label.nii.gz", "report.txt", "meta.json"
+MEMBERS = (CT, LABEL, REPORT, META)
+_DESCRIBED = ("torch", "diffusers", "transformers", "numpy", "scipy", "nibabel")
+
+
+def key_of(index: int) -> str:
+    """The key of case `index`: 's' and nine digits, so that names sort as numbers do."""
+    return f"s{index:09d}"
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:06d}.tar"
+
+
+def to_json(data: Any) -> str:
+    """JSON of one line whose bytes depend on the data alone: sorted keys, no NaN."""
+    return json.dumps(data, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the bytes of case i besides i itself.
+
+    `device` is the kind ('cpu', 'cuda'), not which one. `reports` are the user's own texts (case i takes the i-th, in
+    turns); without them findings are sampled and worded by `templates`. `block_size` consecutive cases are always
+    generated as one batch, because arithmetic in a batch of another size may round differently.
+    """
+
+    model_sha256: str
+    anatomy: str
+    device: str
+    templates: str
+    templates_sha256: str
+    seed: int = 0
+    reports: tuple[str, ...] = ()
+    num_steps_mask: int | None = None
+    num_steps_ct: int | None = None
+    guidance: float | None = None
+    quality_control: bool = True
+    block_size: int = 4
+    package_version: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.package_version:
+            object.__setattr__(self, "package_version", installed_version("guidegen-data"))
+        if self.seed < 0:
+            raise ShardError(f"the seed must be 0 or more, got {self.seed}.")
+        for name in ("num_steps_mask", "num_steps_ct"):
+            if (steps := getattr(self, name)) is not None and steps < 1:
+                raise ShardError(f"{name} must be 1 or more, got {steps}.")
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest that two recipes share only if they make the same cases."""
+        return hashlib.sha256(to_json(asdict(self)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One shard folder: a recipe, how many cases of it, and how many to a shard. `model` is the name as it was given."""
+
+    recipe: Recipe
+    n: int
+    model: str
+    shard_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.shard_size < 1:
+            raise ShardError(f"n and the shard size must be 1 or more, got {self.n} and {self.shard_size}.")
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.n // self.shard_size)
+
+    @property
+    def num_blocks(self) -> int:
+        return -(-self.n // self.recipe.block_size)
+
+    def cases_of_shard(self, shard: int) -> range:
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.n))
+
+    def blocks_of_shard(self, shard: int) -> range:
+        """The blocks that hold the shard's cases; the first and the last may be shared with its neighbours."""
+        cases, size = self.cases_of_shard(shard), self.recipe.block_size
+        return range(cases.start // size, (cases.stop - 1) // size + 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready mapping; `from_dict` undoes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunConfig:
+        """Configuration from `to_dict`'s mapping; ShardError when it was written by a version with other fields."""
+        try:
+            recipe = dict(data["recipe"])
+            recipe["reports"] = tuple(recipe["reports"])
+            return cls(**{**data, "recipe": Recipe(**recipe)})
+        except (KeyError, TypeError) as error:
+            raise ShardError(
+                f"{RUN} was written by another version of guidegen-data ({error}); use that one, or another folder."
+            ) from error
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """What makes other cases or other shards of `other`, as 'seed 0, not 1'. The model's name alone does not."""
+        names = [f.name for f in fields(Recipe) if f.name != "templates"]
+        pairs = [(name, getattr(self.recipe, name), getattr(other.recipe, name)) for name in names]
+        pairs += [("n", self.n, other.n), ("shard_size", self.shard_size, other.shard_size)]
+        return [
+            "other reports" if name == "reports" else f"{name} {_brief(a)}, not {_brief(b)}"
+            for name, a, b in pairs
+            if a != b
+        ]
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard in index.json."""
+
+    name: str
+    sha256: str
+    bytes: int
+    num_cases: int
+    first_key: str
+    last_key: str
+    num_rejects: int
+
+
+def case_meta(
+    case: Case, recipe: Recipe, index: int, attempt: int, case_seed: int, quality: dict, rejects: Sequence[dict]
+) -> dict[str, Any]:
+    """KEY.meta.json: where the case comes from, what is in it and how it was judged. A function of its arguments."""
+    return {
+        "key": case.key,
+        "index": index,
+        "seed": recipe.seed,
+        "case_seed": case_seed,
+        "attempt": attempt,
+        "anatomy": case.anatomy.name,
+        "label_table": {str(c.id): c.name for c in case.anatomy.classes},
+        "findings": case.findings.to_dict(),
+        "prompt": case.findings.prompt(),
+        "shape": list(case.ct_hu.shape),
+        "spacing_mm": list(case.spacing_mm),
+        "volumes_ml": case.volumes_ml(),
+        "quality": quality,
+        "rejects": list(rejects),
+        "generation": dict(case.provenance),
+        "recipe_sha256": recipe.sha256,
+        "model_sha256": recipe.model_sha256,
+        "package_version": recipe.package_version,
+    }
+
+
+def manifest_line(meta: Mapping[str, Any], shard: str) -> dict[str, Any]:
+    """One line of manifest.jsonl: what one filters a data set by."""
+    kept = ("key", "index", "case_seed", "attempt", "anatomy", "findings", "spacing_mm", "shape", "volumes_ml")
+    return {name: meta[name] for name in kept} | {"shard": shard, "passed": meta["quality"]["passed"]}
+
+
+def index_of(config: RunConfig, entries: Sequence[ShardEntry]) -> dict[str, Any]:
+    """index.json: the shards published so far, in order."""
+    num_cases = sum(e.num_cases for e in entries)
+    num_rejects = sum(e.num_rejects for e in entries)
+    return {
+        "format": FORMAT,
+        "num_cases": num_cases,
+        "num_planned": config.n,
+        "num_rejects": num_rejects,
+        "reject_share": round(num_rejects / max(1, num_cases + num_rejects), 6),
+        "recipe_sha256": config.recipe.sha256,
+        "model_sha256": config.recipe.model_sha256,
+        "shards": [asdict(e) for e in entries],
+    }
+
+
+def run_record(config: RunConfig) -> dict[str, Any]:
+    """run.json: the whole configuration and the versions it first ran with."""
+    versions = {name: installed_version(name) for name in ("guidegen-data", *_DESCRIBED)}
+    return {"format": FORMAT, "config": config.to_dict(), "versions": versions | {"python": python_version()}}
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file of a shard folder; ShardError when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ShardError(f"{path.parent} has no {path.name}, so it is no shard folder; check the path.") from error
+    except (ValueError, OSError) as error:
+        raise ShardError(f"{path} is damaged ({error}); delete it and run the same guidegen-shard command.") from error
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration a shard folder was made with; ShardError when there is none."""
+    record = read_json(folder / RUN)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ShardError(f"{folder / RUN} is not of shard format {FORMAT}; it belongs to something else.")
+    return RunConfig.from_dict(record.get("config", {}))
+
+
+def read_index(folder: Path) -> list[ShardEntry]:
+    """The published shards by index.json; ShardError when it is missing, damaged or of another format."""
+    record = read_json(folder / INDEX)
+    try:
+        return [ShardEntry(**entry) for entry in record["shards"]]
+    except (KeyError, TypeError) as error:
+        raise ShardError(f"{folder / INDEX} is not of shard format {FORMAT} ({error}).") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file; none when there is no such file. ShardError when a line is damaged."""
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except ValueError as error:
+        raise ShardError(f"{path} is damaged ({error}); delete it and run the same guidegen-shard command.") from error
+
+
+def installed_version(name: str) -> str:
+    """Version of an installed distribution, 'absent' when it is not there."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 16 else text[:12] + "..."

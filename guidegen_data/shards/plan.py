@@ -1,0 +1,173 @@
+"""What case i is: its findings, text and seeds from (seed, i) alone, in fixed blocks, with rejects made anew."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.case import Case
+from guidegen_data.errors import ShardError
+from guidegen_data.quality import verdict
+from guidegen_data.reports.abstraction import Abstraction, abstract_report
+from guidegen_data.reports.findings import Findings
+from guidegen_data.reports.sampling import sample_findings
+from guidegen_data.reports.templates import load_templates
+from guidegen_data.shards.manifest import Recipe, case_meta, key_of
+
+ATTEMPTS_PER_REPORT = 3
+MAX_ATTEMPTS = 24
+_log = logging.getLogger(__name__)
+
+
+class CaseGenerator(Protocol):
+    """What makes cases from findings: GuideGenPipeline, or anything that behaves like it."""
+
+    @property
+    def anatomy(self) -> Anatomy: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of configuration and weights."""
+
+    def generate(
+        self,
+        findings: Sequence[Findings],
+        reports: Sequence[str],
+        keys: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        num_steps_mask: int | None = None,
+        num_steps_ct: int | None = None,
+        guidance: float | None = None,
+    ) -> list[Case]:
+        """One case for each entry, advanced in lockstep; each depends on its own seed."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a case is asked to show, and in which words."""
+
+    findings: Findings
+    report: str
+
+
+class ReportSource:
+    """Requests by case index: the user's reports in turns, or sampled findings worded by the templates."""
+
+    def __init__(self, recipe: Recipe, anatomy: Anatomy) -> None:
+        """ReportError or FindingsError when a report or the template library cannot be used."""
+        self._seed, self._anatomy = recipe.seed, anatomy
+        self.abstractions: list[Abstraction] = [abstract_report(text, anatomy) for text in recipe.reports]
+        self._reports = recipe.reports
+        self._templates = None if recipe.reports else load_templates(recipe.templates)
+
+    def request(self, index: int, draw: int = 0) -> Request:
+        """What case `index` is asked to show; each further `draw` samples other findings. Pure."""
+        if self._templates is None:
+            turn = index % len(self._reports)
+            return Request(self.abstractions[turn].findings, self._reports[turn])
+        findings = sample_findings(_generator(self._seed, "findings", index, draw), self._anatomy)
+        return Request(findings, self._templates.render(findings, _generator(self._seed, "words", index, draw)))
+
+
+def make_recipe(
+    generator: CaseGenerator,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    templates: str = "default",
+    reports: Sequence[str] = (),
+    num_steps_mask: int | None = None,
+    num_steps_ct: int | None = None,
+    guidance: float | None = None,
+    quality_control: bool = True,
+) -> Recipe:
+    """The recipe of cases by this generator; `device` is the kind. ReportError for templates that cannot be used."""
+    return Recipe(
+        model_sha256=generator.fingerprint,
+        anatomy=generator.anatomy.name,
+        device=device,
+        templates="" if reports else templates,
+        templates_sha256="" if reports else _templates_sha256(templates),
+        seed=seed,
+        reports=tuple(reports),
+        num_steps_mask=num_steps_mask,
+        num_steps_ct=num_steps_ct,
+        guidance=guidance,
+        quality_control=quality_control,
+    )
+
+
+def generate_block(
+    generator: CaseGenerator, recipe: Recipe, source: ReportSource, block: int, num_cases: int | None = None
+) -> list[Case]:
+    """The cases of a block, each with its whole metadata as `provenance`.
+
+    The batch is always whole; cases from index `num_cases` on are then left out, which costs the last block of a run a
+    little time and makes case i the same in runs of every length. Raises ShardError when a case is rejected again and
+    again.
+    """
+    indices = range(block * recipe.block_size, (block + 1) * recipe.block_size)
+    requests = [source.request(i) for i in indices]
+    cases = _generate(generator, recipe, requests, list(indices), attempt=0)
+    wanted = [(i, case) for i, case in zip(indices, cases, strict=True) if num_cases is None or i < num_cases]
+    return [_settle(generator, recipe, source, index, case) for index, case in wanted]
+
+
+def derive_seed(seed: int, purpose: str, index: int, draw: int) -> int:
+    """A seed below 2^63 for one purpose of one case, independent of every other."""
+    digest = hashlib.sha256(f"{purpose}/{seed}/{index}/{draw}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _settle(generator: CaseGenerator, recipe: Recipe, source: ReportSource, index: int, case: Case) -> Case:
+    # A rejected case is made anew alone, so that what it becomes does not depend on the rest of its block.
+    rejects: list[dict[str, Any]] = []
+    for attempt in range(MAX_ATTEMPTS):
+        if attempt:
+            request = source.request(index, attempt // ATTEMPTS_PER_REPORT)
+            (case,) = _generate(generator, recipe, [request], [index], attempt)
+        quality = verdict(case)
+        case_seed = derive_seed(recipe.seed, "case", index, attempt)
+        if quality["passed"] or not recipe.quality_control:
+            meta = case_meta(case, recipe, index, attempt, case_seed, quality, rejects)
+            return replace(case, provenance=meta)
+        failed = [check for check in quality["checks"] if not check["pass"]]
+        rejects.append({"key": case.key, "attempt": attempt, "case_seed": case_seed, "failed": failed})
+        _log.info("case %s rejected: %s", case.key, ", ".join(check["name"] for check in failed))
+    raise ShardError(
+        f"case {key_of(index)} failed its quality checks {MAX_ATTEMPTS} times (last: {failed[0]['name']} is "
+        f"{failed[0]['value']}, allowed {failed[0]['allowed']}); use a better model or another report, or add --no-qc "
+        f"to keep such cases with their verdict."
+    )
+
+
+def _generate(
+    generator: CaseGenerator, recipe: Recipe, requests: Sequence[Request], indices: Sequence[int], attempt: int
+) -> list[Case]:
+    return generator.generate(
+        [r.findings for r in requests],
+        [r.report for r in requests],
+        [key_of(i) for i in indices],
+        [derive_seed(recipe.seed, "case", i, attempt) for i in indices],
+        num_steps_mask=recipe.num_steps_mask,
+        num_steps_ct=recipe.num_steps_ct,
+        guidance=recipe.guidance,
+    )
+
+
+def _generator(seed: int, purpose: str, index: int, draw: int) -> np.random.Generator:
+    return np.random.default_rng(derive_seed(seed, purpose, index, draw))
+
+
+def _templates_sha256(name_or_path: str) -> str:
+    # A library that comes with the package is told by the package version; a user's own file by its bytes.
+    path = Path(name_or_path)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

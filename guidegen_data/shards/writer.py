@@ -1,0 +1,118 @@
+"""Bytes of a shard, and files that are whole or not there: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tarfile
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from guidegen_data.case import Case
+from guidegen_data.shards.manifest import CT, LABEL, META, REPORT, to_json
+
+_BLOCK = 512
+_END = bytes(2 * _BLOCK)
+TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True)
+class EncodedCase:
+    """A case as the bytes of its tar members, in their order, and its metadata once more as a mapping."""
+
+    key: str
+    members: Mapping[str, bytes]
+    meta: Mapping[str, Any]
+
+    def tar(self) -> bytes:
+        """The case's part of a tar: headers and contents, each padded to 512 bytes."""
+        return b"".join(tar_member(f"{self.key}.{suffix}", data) for suffix, data in self.members.items())
+
+
+def encode_case(case: Case) -> EncodedCase:
+    """The tar members of a case whose `provenance` is its metadata. The same case gives the same bytes."""
+    members = {
+        CT: gzip_bytes(nifti_bytes(case.ct_hu, case.affine)),
+        LABEL: gzip_bytes(nifti_bytes(case.label_map, case.affine)),
+        REPORT: case.report.encode(),
+    }
+    digests = {suffix: hashlib.sha256(data).hexdigest() for suffix, data in members.items()}
+    meta = {**case.provenance, "sha256": digests}
+    return EncodedCase(case.key, {**members, META: (to_json(meta) + "\n").encode()}, meta)
+
+
+def nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
+    """A NIfTI-1 file of an (X, Y, Z) array: RAS+ affine in qform and sform, mm, no scaling, no time stamp."""
+    image = nib.Nifti1Image(array, affine, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(affine, code="scanner")
+    image.set_sform(affine, code="scanner")
+    return image.to_bytes()
+
+
+def gzip_bytes(data: bytes) -> bytes:
+    """gzip of level 1 with a header that holds no time, name or system, as gzip modules differ in these."""
+    deflate = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = deflate.compress(data) + deflate.flush()
+    return b"\x1f\x8b\x08\0\0\0\0\0\x04\xff" + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
+
+
+def tar_member(name: str, data: bytes) -> bytes:
+    """Header and padded contents of one file in a tar, with fixed time, owner and mode."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = len(data), 0, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % _BLOCK)
+
+
+def write_tar(path: Path, parts: Iterable[bytes]) -> tuple[str, int]:
+    """A tar of the cases' parts under its final name, whole or not at all. (sha256, size in bytes)."""
+    return write_whole(path, (*parts, _END))
+
+
+def write_whole(path: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
+    """A file under its final name, whole or not at all: what was there before stays until then. (sha256, bytes).
+
+    OSError (a full disk, say) leaves neither the file nor a temporary one.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    digest, size = hashlib.sha256(), 0
+    try:
+        with open(temporary, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+    return digest.hexdigest(), size
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all; one that holds the same text already is not touched."""
+    data = text.encode()
+    if not path.exists() or path.read_bytes() != data:
+        write_whole(path, [data])
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself is safe on disk only once the folder is. Not every system can open a folder.
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
