@@ -60,17 +60,18 @@ def _autoencoder(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _consistency(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    which = "network alone" if figures["network_alone"] else "held to the findings"
     rows = [
         (
-            f"lesions placed right / misplaced / missing (N = {figures['num_lesions']} prompts)",
+            f"lesions placed right / misplaced / missing, {which} (N = {figures['num_lesions']})",
             f"{figures['Cacc']} / {figures['Cerr']} / {figures['Cmis']}",
         )
     ]
     if figures["num_absent"]:
-        absent = f"organs absent when said absent (N = {figures['num_absent']})"
+        absent = f"organs absent when said absent, {which} (N = {figures['num_absent']})"
         rows.append((absent, str(figures["absent_when_said_absent"])))
     if figures["num_placed_right"]:
-        within = f"lesion diameter within 35 % of the request (N = {figures['num_placed_right']} placed right)"
+        within = f"lesion diameter within 35 % of the request, {which} (N = {figures['num_placed_right']} placed right)"
         rows.append((within, str(figures["diameter_within_35_percent"])))
     return rows
 
@@ -82,6 +83,7 @@ def _rejects(figures: dict[str, Any]) -> list[tuple[str, str]]:
 _DESCRIBE = {
     "throughput": _throughput,
     "autoencoder": _autoencoder,
+    "consistency_network_alone": _consistency,
     "consistency": _consistency,
     "rejects": _rejects,
     "posterior": _posterior,

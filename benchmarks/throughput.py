@@ -12,7 +12,6 @@ import torch
 
 from benchmarks.record import save
 from guidegen_data.case import Case
-from guidegen_data.cleanup import clean_up
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.reports.findings import Findings, Lesion
@@ -42,11 +41,9 @@ def stage_times(pipe: GuideGenPipeline, seed: int) -> dict[str, float]:
     generators = [torch.Generator().manual_seed(seed)]
     tokens = pipe.encode([FINDINGS.prompt()])
     lap("text")
-    masks = pipe.sample_masks(tokens, generators)
+    label_map, _ = pipe.label_maps([FINDINGS], tokens, generators, [seed])[0]
     lap("label map")
-    cleaned, _ = clean_up(masks[0].cpu().numpy(), FINDINGS, pipe.anatomy.spacing_mm)
-    lap("clean-up")
-    pipe.sample_cts(torch.from_numpy(cleaned).unsqueeze(0).to(masks.device), tokens, generators)
+    pipe.sample_cts(torch.from_numpy(label_map).unsqueeze(0).to(tokens.device), tokens, generators)
     lap("CT (slices and decoding)")
     return times
 

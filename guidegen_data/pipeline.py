@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from guidegen_data.case import Case, centred_affine
 from guidegen_data.cleanup import clean_up
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError
+from guidegen_data.grounding import add_missing_lesions, forbidden_classes
 from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.mask_sampler import MaskSampler
@@ -120,10 +122,8 @@ class GuideGenPipeline(DiffusionPipeline):
         config = self.config
         tokens = self.encode([f.prompt() for f in findings])
         generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
-        masks = self.sample_masks(tokens, generators, num_steps_mask, guidance)
-        spacing = self.anatomy.spacing_mm
-        cleaned = [clean_up(m.cpu().numpy(), f, spacing) for m, f in zip(masks, findings, strict=True)]
-        labels = torch.stack([torch.from_numpy(m) for m, _ in cleaned]).to(tokens.device)
+        held = self.label_maps(findings, tokens, generators, seeds, num_steps_mask, guidance)
+        labels = torch.stack([torch.from_numpy(label_map) for label_map, _ in held]).to(tokens.device)
         cts = self.sample_cts(labels, tokens, generators, num_steps_ct)
         settings = {
             "model_sha256": self.fingerprint,
@@ -137,14 +137,39 @@ class GuideGenPipeline(DiffusionPipeline):
             Case(
                 key=keys[b],
                 ct_hu=cts[b].cpu().numpy(),
-                label_map=cleaned[b][0],
+                label_map=held[b][0],
                 affine=affine,
                 report=reports[b],
                 findings=findings[b],
-                provenance=settings | {"seed": int(seeds[b]), "cleaned_voxels": cleaned[b][1]},
+                provenance=settings | {"seed": int(seeds[b])} | held[b][1],
             )
             for b in range(len(keys))
         ]
+
+    def label_maps(
+        self,
+        findings: Sequence[Findings],
+        tokens: Tensor,
+        generators: list[torch.Generator],
+        seeds: Sequence[int],
+        num_steps: int | None = None,
+        guidance: float | None = None,
+    ) -> list[tuple[np.ndarray, dict[str, Any]]]:
+        """Stage 1 held to its findings: (X, Y, Z) uint8 a case, and what was done to it after sampling.
+
+        Organs said to be absent are kept out of every belief, specks are cleaned away, and lesions that are missing at
+        their sites are added; the second item counts both.
+        """
+        width = self.mask_sampler.config.shape[0]
+        forbidden = torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings]))
+        masks = self.sample_masks(tokens, generators, num_steps, guidance, forbidden=forbidden)
+        spacing, held = self.anatomy.spacing_mm, []
+        for mask, asked, seed in zip(masks, findings, seeds, strict=True):
+            label_map, lost = clean_up(mask.cpu().numpy(), asked, spacing)
+            rng = np.random.default_rng(int(seed) % 2**63)
+            label_map, added = add_missing_lesions(label_map, asked, spacing, rng)
+            held.append((label_map, {"cleaned_voxels": lost, "lesions_added": len(added)}))
+        return held
 
     def sample_masks(
         self,
@@ -153,8 +178,9 @@ class GuideGenPipeline(DiffusionPipeline):
         num_steps: int | None = None,
         guidance: float | None = None,
         temperature: float = 1.0,
+        forbidden: Tensor | None = None,
     ) -> Tensor:
-        """Stage 1: label maps (B, X, Y, Z) uint8 before clean-up."""
+        """Stage 1: label maps (B, X, Y, Z) uint8 as the network draws them; `forbidden` as in `sampling`."""
         return sample_masks(
             self.mask_sampler,
             self.mask_scheduler,
@@ -164,6 +190,7 @@ class GuideGenPipeline(DiffusionPipeline):
             num_steps or self.config.num_steps_mask,
             self.config.guidance if guidance is None else guidance,
             temperature,
+            forbidden,
         )
 
     def sample_cts(

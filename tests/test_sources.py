@@ -6,11 +6,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from guidegen_data import lesions
 from guidegen_data.anatomy import TORSO
 from guidegen_data.errors import SourceError
 from guidegen_data.reports.findings import Findings
 from guidegen_data.sites import site_mask
-from guidegen_data.sources import contrast, lesions, warp
+from guidegen_data.sources import contrast, warp
 from guidegen_data.sources.augment import Augmenter, TrainingCase
 from guidegen_data.sources.bases import find_bases, read_base, read_classes
 from guidegen_data.sources.prepared import PrepareConfig, case_paths, load_case, prepare, save_case

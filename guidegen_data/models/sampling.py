@@ -13,6 +13,7 @@ from guidegen_data.models.mask_sampler import MaskSampler
 from guidegen_data.models.slice_generator import NO_PREVIOUS, SliceGenerator, corrupt_previous, mask_triples
 
 _DECODE_BATCH = 16
+_NEVER = -1e4
 
 
 @torch.inference_mode()
@@ -25,8 +26,11 @@ def sample_masks(
     num_steps: int,
     guidance: float = 1.0,
     temperature: float = 1.0,
+    forbidden: Tensor | None = None,
 ) -> Tensor:
     """Label maps (B, *shape) uint8 for tokens (B, L, D); case b draws from generators[b] alone.
+
+    `forbidden` (B, K, X) bool on the sampler's own grid marks classes that no belief may hold at that x.
 
     Guidance 1 is the plain conditional model, 0 the unconditional one (Ho and Salimans 2022); a temperature below 1
     sharpens every belief. The last belief is upsampled before its largest class is taken.
@@ -37,6 +41,8 @@ def sample_masks(
     belief = torch.empty(0)
     for t in scheduler.timesteps:
         logits = _guided(model, x_t, float(t) / process.num_timesteps, float(process.abar[t]), tokens, guidance)
+        if forbidden is not None:
+            logits = logits.masked_fill(forbidden.to(logits.device)[..., None, None], _NEVER)
         belief = (logits / temperature).softmax(dim=1)
         x_t = scheduler.step(belief, t, x_t, generators).prev_sample
     return upsample_belief(belief, shape)

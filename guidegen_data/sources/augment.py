@@ -11,11 +11,12 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
+from guidegen_data import lesions
 from guidegen_data.anatomy import PHASES, FindingOrgan
 from guidegen_data.errors import SourceError
 from guidegen_data.reports.findings import MAX_LESION_MM, MIN_LESION_MM, Findings, Lesion
 from guidegen_data.sites import site_mask
-from guidegen_data.sources import contrast, lesions, warp
+from guidegen_data.sources import contrast, warp
 from guidegen_data.sources.bases import Base
 
 _SOLID = {"liver", "spleen", "kidney", "pancreas", "adrenal gland"}

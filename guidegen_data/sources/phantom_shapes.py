@@ -234,7 +234,7 @@ def patient_parts(rng: np.random.Generator, wall: Callable[[float, float], tuple
         [("duodenum", Tube(_DUODENUM, folds=0.05), "belly")],
         [("pancreas", Tube(_PANCREAS, folds=0.08), "belly")],
         [("colon", Tube(colon, folds=0.1), "belly")],
-        [("spleen", Blob((-104, -2, 216), (25, 44, 48), 14), "belly")],
+        [("spleen", Blob((-100, -2, 216), (31, 50, 54), 14), "belly")],
         capsules,  # the liver and the bowel lie in front of the fat around the kidneys
         [("liver", lobe, "belly") for lobe in lobes],
         [("stomach", Tube(_widened(_STOMACH, float(rng.uniform(0.75, 1.15)))), "belly")],

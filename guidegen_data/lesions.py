@@ -1,11 +1,46 @@
-"""Lesions with plausible shapes, put where a site says, and the longest diameter that a report would state."""
+"""Lesions: plausible shapes put where a site says, their longest diameter, and finding them again."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
+
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.errors import AnatomyError
+from guidegen_data.sites import site_of
+
+#: Components of fewer voxels are no lesions.
+MIN_LESION_VOXELS = 4
+
+
+@dataclass(frozen=True)
+class FoundLesion:
+    """A lesion component of a label map: where it lies ('' where no organ is near), its diameter, its voxels."""
+
+    organ: str
+    site: str
+    size_mm: float
+    mask: np.ndarray = field(repr=False, compare=False)
+
+
+def find_lesions(label_map: np.ndarray, anatomy: Anatomy, spacing_mm: tuple[float, float, float]) -> list[FoundLesion]:
+    """Every lesion component of at least MIN_LESION_VOXELS in a label map (X, Y, Z), largest first."""
+    pieces, count = ndimage.label(label_map == anatomy.lesion_id)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    found = []
+    for k in sorted(range(1, count + 1), key=lambda i: -sizes[i]):
+        if sizes[k] >= MIN_LESION_VOXELS:
+            mask = pieces == k
+            try:
+                organ, site = site_of(mask, label_map, spacing_mm, anatomy)
+            except AnatomyError:  # no organ that may hold a lesion is in the map
+                organ, site = "", ""
+            found.append(FoundLesion(organ, site, longest_diameter_mm(mask, spacing_mm), mask))
+    return found
 
 
 def longest_diameter_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:

@@ -1,0 +1,99 @@
+"""Holding a label map to its findings: classes that may not appear, and lesions that the network left out.
+
+The network is told the findings by text and mostly follows; what it must never do is show an organ that was taken out
+or lose the lesion that a user asked for. Absence is a constraint on every belief while sampling. A lesion that is
+missing at its site afterwards is put there as the training cases' lesions were, and counted, so that a verdict and a
+benchmark can tell the two apart.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.lesions import MIN_LESION_VOXELS, find_lesions, lesion_mask, longest_diameter_mm
+from guidegen_data.reports.findings import Findings, Lesion
+from guidegen_data.sites import site_mask, site_of
+
+_TRIES = 8
+
+
+def forbidden_classes(findings: Findings, width: int) -> np.ndarray:
+    """Classes that may not appear, per column of the sampler's grid: bool (K, width), x growing to the patient's right.
+
+    A paired organ is forbidden on its own side of the middle of the field; lesions where none is asked for.
+    """
+    anatomy = findings.anatomy
+    forbidden = np.zeros((anatomy.num_classes, width), bool)
+    right = np.arange(width) >= width / 2
+    for name, status in findings.organs.items():
+        if status == "absent":
+            organ = anatomy.organ_of(name)
+            forbidden[anatomy.id_of(organ.class_name)] |= {"": np.ones_like(right), "right": right, "left": ~right}[
+                organ.side
+            ]
+    if not findings.lesions:
+        forbidden[anatomy.lesion_id] = True
+    return forbidden
+
+
+def add_missing_lesions(
+    label_map: np.ndarray, findings: Findings, spacing_mm: tuple[float, float, float], rng: np.random.Generator
+) -> tuple[np.ndarray, list[Lesion]]:
+    """The map with every lesion asked for, and the ones that had to be added. (X, Y, Z) uint8.
+
+    Stray lesions at sites nobody asked for are given back to the organ around them when others had to be added. A
+    lesion whose organ or site is not in the map cannot be added; the quality verdict then says so.
+    """
+    anatomy = findings.anatomy
+    left = find_lesions(label_map, anatomy, spacing_mm)
+    missing = []
+    for lesion in findings.lesions:
+        here = next((f for f in left if (f.organ, f.site) == (lesion.organ, lesion.site)), None)
+        if here is None:
+            missing.append(lesion)
+        else:
+            left.remove(here)
+    if not missing:
+        return label_map, []
+    asked = {(lesion.organ, lesion.site) for lesion in findings.lesions}
+    label_map = _give_back(label_map, [f.mask for f in left if (f.organ, f.site) not in asked], anatomy)
+    added = []
+    for lesion in missing:
+        mask = _fitting_lesion(label_map, lesion, anatomy, spacing_mm, rng)
+        if mask is not None:
+            label_map = np.where(mask, np.uint8(anatomy.lesion_id), label_map)
+            added.append(lesion)
+    return label_map, added
+
+
+def _give_back(label_map: np.ndarray, strays: list[np.ndarray], anatomy: Anatomy) -> np.ndarray:
+    """The map with stray lesions made the class of the nearest voxel that is no lesion."""
+    if not strays:
+        return label_map
+    lesions = label_map == anatomy.lesion_id
+    nearest = ndimage.distance_transform_edt(lesions, return_distances=False, return_indices=True)
+    return np.where(np.logical_or.reduce(strays), label_map[tuple(nearest)], label_map)
+
+
+def _fitting_lesion(
+    label_map: np.ndarray,
+    lesion: Lesion,
+    anatomy: Anatomy,
+    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> np.ndarray | None:
+    """The try whose longest diameter is nearest to the request, among those that lie at the asked site."""
+    allowed = site_mask(label_map, spacing_mm, lesion.organ, lesion.site, anatomy)
+    best, error = None, np.inf
+    for attempt in range(_TRIES):
+        mask = lesion_mask(allowed, lesion.size_mm * 0.95**attempt, spacing_mm, rng, tries=3)
+        if mask is None or mask.sum() < MIN_LESION_VOXELS:
+            continue
+        off = abs(longest_diameter_mm(mask, spacing_mm) - lesion.size_mm) / lesion.size_mm
+        if off < error and site_of(mask, label_map, spacing_mm, anatomy) == (lesion.organ, lesion.site):
+            best, error = mask, off
+        if error < 0.15:
+            break
+    return best

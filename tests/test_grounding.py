@@ -1,0 +1,83 @@
+"""Label maps held to their findings: nothing forbidden, nothing asked for left out, and what was added is counted."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_pipeline
+
+from guidegen_data.anatomy import TORSO
+from guidegen_data.grounding import add_missing_lesions, forbidden_classes
+from guidegen_data.lesions import find_lesions
+from guidegen_data.reports.findings import Findings, Lesion
+from guidegen_data.sources.phantom import phantom
+
+SPACING = TORSO.spacing_mm
+SITES = [("liver", "right lobe"), ("colon", "sigmoid"), ("right kidney", ""), ("pancreas", "tail"), ("spleen", "")]
+
+
+@pytest.fixture(scope="module")
+def body() -> np.ndarray:
+    label_map, _ = phantom(np.random.default_rng(0), "abdomen and pelvis")
+    return np.where(label_map == TORSO.lesion_id, np.uint8(0), label_map)
+
+
+@pytest.mark.parametrize(("organ", "site"), SITES)
+def test_a_missing_lesion_is_added_at_its_site_and_in_its_size(body: np.ndarray, organ: str, site: str) -> None:
+    asked = Findings(lesions=(Lesion(organ, site, 22.0),))
+    held, added = add_missing_lesions(body, asked, SPACING, np.random.default_rng(1))
+    assert added == list(asked.lesions)
+    (found,) = find_lesions(held, TORSO, SPACING)
+    assert (found.organ, found.site) == (organ, site)
+    assert found.size_mm == pytest.approx(22, rel=0.35)
+    assert np.array_equal(held[held != TORSO.lesion_id], body[held != TORSO.lesion_id])
+
+
+def test_a_lesion_that_is_there_is_left_as_it_is(body: np.ndarray) -> None:
+    asked = Findings(lesions=(Lesion("liver", "right lobe", 25.0),))
+    held, _ = add_missing_lesions(body, asked, SPACING, np.random.default_rng(1))
+    again, added = add_missing_lesions(held, asked, SPACING, np.random.default_rng(2))
+    assert added == []
+    assert np.array_equal(again, held)
+
+
+def test_a_lesion_at_a_site_nobody_asked_for_is_given_back(body: np.ndarray) -> None:
+    wrong = Findings(lesions=(Lesion("spleen", "", 20.0),))
+    held, _ = add_missing_lesions(body, wrong, SPACING, np.random.default_rng(1))
+    asked = Findings(lesions=(Lesion("liver", "left lobe", 20.0),))
+    mended, added = add_missing_lesions(held, asked, SPACING, np.random.default_rng(1))
+    assert len(added) == 1
+    assert [(f.organ, f.site) for f in find_lesions(mended, TORSO, SPACING)] == [("liver", "left lobe")]
+    assert (mended == TORSO.ids["spleen"]).sum() == pytest.approx((body == TORSO.ids["spleen"]).sum(), rel=0.02)
+
+
+def test_a_lesion_of_an_organ_that_is_not_in_the_map_cannot_be_added(body: np.ndarray) -> None:
+    without = np.where(body == TORSO.ids["spleen"], np.uint8(0), body)
+    asked = Findings(lesions=(Lesion("spleen", "", 20.0),))
+    held, added = add_missing_lesions(without, asked, SPACING, np.random.default_rng(1))
+    assert added == []
+    assert (held == TORSO.lesion_id).sum() == 0
+
+
+def test_an_absent_organ_is_forbidden_on_its_own_side_and_lesions_where_none_is_asked() -> None:
+    findings = Findings(organs={"left kidney": "absent", "gallbladder": "absent", "liver": "enlarged"})
+    forbidden = forbidden_classes(findings, 8)
+    assert forbidden[TORSO.ids["kidney"]].tolist() == [True] * 4 + [False] * 4
+    assert forbidden[TORSO.ids["gallbladder"]].all()
+    assert forbidden[TORSO.lesion_id].all()
+    assert forbidden.sum() == 4 + 8 + 8
+    assert not forbidden_classes(Findings(lesions=(Lesion("spleen", "", 20.0),)), 8).any()
+
+
+def test_what_is_forbidden_never_appears_in_a_sampled_map() -> None:
+    pipe = tiny_pipeline()
+    findings = Findings(organs={"right kidney": "absent", "spleen": "absent"})
+    tokens = pipe.encode([findings.prompt()])
+    free = pipe.sample_masks(tokens, [torch.Generator().manual_seed(0)])
+    forbidden = torch.from_numpy(forbidden_classes(findings, 16)).unsqueeze(0)
+    held = pipe.sample_masks(tokens, [torch.Generator().manual_seed(0)], forbidden=forbidden)
+    kidney, spleen = TORSO.ids["kidney"], TORSO.ids["spleen"]
+    assert (free == spleen).any()
+    assert (free[:, 68:] == kidney).any()
+    assert not (held == spleen).any()
+    assert not (held[:, 68:] == kidney).any()
+    assert (held[:, :60] == kidney).any()
