@@ -150,15 +150,16 @@ class ShardFolder:
             lines = _by_shard(manifest.read_lines(self.path / MANIFEST))
             rejects = _by_shard(manifest.read_lines(self.path / REJECTS))
         except ShardError:  # killed before the first index, or the index is damaged: the shards tell all that it tells
-            indexed, lines, rejects = {}, {}, {}
+            indexed, lines, rejects = {}, defaultdict(list), defaultdict(list)
         found = {}
         for shard in range(self.config.num_shards):
             path = self.path / shard_name(shard)
             entry = indexed.get(path.name)
             if not path.exists() or (entry and path.stat().st_size != entry.bytes):
                 continue
-            if entry and len(lines.get(path.name, ())) == entry.num_cases:
-                found[shard] = Published(entry, tuple(lines[path.name]), tuple(rejects.get(path.name, ())))
+            told = Published(entry, tuple(lines[path.name]), tuple(rejects[path.name])) if entry else None
+            if told and (len(told.manifest), len(told.rejects)) == (told.entry.num_cases, told.entry.num_rejects):
+                found[shard] = told
             elif scanned := self._scan(path, shard):
                 found[shard] = scanned
         return found
@@ -232,8 +233,8 @@ def _published(name: str, sha256: str, size: int, metas: Sequence[Mapping[str, A
     return Published(entry, tuple(lines), tuple(manifest.to_json(reject) for reject in rejects))
 
 
-def _by_shard(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    grouped: dict[str, list[str]] = defaultdict(list)
+def _by_shard(lines: Sequence[Mapping[str, Any]]) -> defaultdict[str, list[str]]:
+    grouped: defaultdict[str, list[str]] = defaultdict(list)
     for line in lines:
         grouped[line["shard"]].append(manifest.to_json(line))
     return grouped

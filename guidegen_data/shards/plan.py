@@ -18,7 +18,7 @@ from guidegen_data.quality import verdict
 from guidegen_data.reports.abstraction import Abstraction, abstract_report
 from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.sampling import sample_findings
-from guidegen_data.reports.templates import load_templates
+from guidegen_data.reports.templates import library_names, load_templates
 from guidegen_data.shards.manifest import Recipe, case_meta, key_of
 
 ATTEMPTS_PER_REPORT = 3
@@ -82,20 +82,21 @@ def make_recipe(
     *,
     device: str = "cpu",
     seed: int = 0,
-    templates: str = "default",
+    templates: str | None = None,
     reports: Sequence[str] = (),
     num_steps_mask: int | None = None,
     num_steps_ct: int | None = None,
     guidance: float | None = None,
     quality_control: bool = True,
 ) -> Recipe:
-    """The recipe of cases by this generator; `device` is the kind. ReportError for templates that cannot be used."""
+    """The recipe of cases by this generator. `device` is the kind; `templates` default to those of the anatomy."""
+    templates = "" if reports else templates or generator.anatomy.name
     return Recipe(
         model_sha256=generator.fingerprint,
         anatomy=generator.anatomy.name,
         device=device,
-        templates="" if reports else templates,
-        templates_sha256="" if reports else _templates_sha256(templates),
+        templates=templates,
+        templates_sha256=_templates_sha256(templates),
         seed=seed,
         reports=tuple(reports),
         num_steps_mask=num_steps_mask,
@@ -169,5 +170,7 @@ def _generator(seed: int, purpose: str, index: int, draw: int) -> np.random.Gene
 
 def _templates_sha256(name_or_path: str) -> str:
     # A library that comes with the package is told by the package version; a user's own file by its bytes.
-    path = Path(name_or_path)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    if not name_or_path or name_or_path in library_names():
+        return ""
+    load_templates(name_or_path)
+    return hashlib.sha256(Path(name_or_path).read_bytes()).hexdigest()

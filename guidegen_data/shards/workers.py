@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +21,6 @@ from guidegen_data.shards.writer import EncodedCase, encode_case
 
 Load = Callable[[], CaseGenerator]
 Finished = tuple[int, list[EncodedCase]]
-_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,6 @@ def compute_blocks(
             worker.stop()
 
 
-def keep_freed_memory() -> None:
-    """Make glibc keep freed memory with this process: large tensors then cost no page faults. For our own processes."""
-    with suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -146,7 +137,6 @@ def _share_out(pool: list[_Worker], blocks: list[int]) -> Iterator[Finished]:
 
 def _serve(connection: Connection, recipe: Recipe, load: Load, num_cases: int, num_workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    keep_freed_memory()
     prepared: tuple[CaseGenerator, ReportSource] | None = None
     with suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
@@ -176,10 +166,9 @@ def set_torch_threads(generator: CaseGenerator, num_workers: int) -> None:
     Arithmetic in bfloat16 gave the same bits on 1, 2 and 4 threads, float32 on a CPU did not (1e-6): there every worker
     has two threads, however many cores and workers there are.
     """
-    import torch
-
-    pinned = getattr(generator, "dtype", None) == torch.float32
-    torch.set_num_threads(2 if pinned else max(1, num_cores() // num_workers))
+    if torch := sys.modules.get("torch"):  # a generator without torch need not wait for it
+        pinned = getattr(generator, "dtype", None) == torch.float32
+        torch.set_num_threads(2 if pinned else max(1, num_cores() // num_workers))
 
 
 def _encode(
