@@ -6,13 +6,15 @@ from functools import cache
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from guidegen_data.anatomy import TORSO
 from guidegen_data.case import Case, centred_affine
 from guidegen_data.errors import SourceError
 from guidegen_data.reports.findings import Findings
-from guidegen_data.sources.phantom import phantom
+from guidegen_data.sources.phantom import _canvas, phantom
 
 PATIENTS = [(region, seed) for region in TORSO.regions for seed in (1, 2, 3)]
 TUBES = {"aorta", "inferior vena cava", "esophagus", "portal and splenic vein"}
@@ -83,6 +85,25 @@ def test_organs_lie_on_their_sides_of_the_patient(region: str, seed: int) -> Non
     assert z["lung"] > z["liver"] > z["kidney"]
     assert z["adrenal gland"] > z["kidney"]
     assert z["heart"] > z["stomach"] > z["duodenum"]
+
+
+@everyone
+def test_the_diaphragm_parts_lung_from_belly(region: str, seed: int) -> None:
+    labels = patient(region, seed)[0]
+    z = np.arange(labels.shape[2])
+    lung = np.where(labels == TORSO.ids["lung"], z, 999).min(axis=2)
+    belly = np.where(np.isin(labels, [TORSO.ids[n] for n in ("liver", "spleen", "stomach")]), z, -1).max(axis=2)
+    both = (lung < 999) & (belly >= 0)
+    assert both.sum() > 500
+    assert (lung[both] <= belly[both]).mean() < 0.02
+
+
+@given(st.sampled_from(TORSO.regions), st.integers(0, 99), st.tuples(*[st.integers(3, 28)] * 3))
+@settings(max_examples=20, deadline=None)
+def test_tubes_are_drawn_where_the_warped_frame_says(region: str, seed: int, voxel: tuple[int, int, int]) -> None:
+    canvas = _canvas(np.random.default_rng(seed), region, (32, 32, 32), 12.0)
+    place = canvas.place_mm[(slice(None), *voxel)]
+    assert np.allclose(canvas.voxels(place[None]), voxel, atol=0.1)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
