@@ -24,7 +24,7 @@ _BAD = (255, 120, 100)
 # Array axis that a plane cuts; the two that remain are (columns, rows) of its picture, both turned round, because
 # pictures start at the top left: the patient's right, the front and the head.
 _PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
-_ENDS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
+_ENDS = {"axial": tuple("RLAP"), "coronal": tuple("RLSI"), "sagittal": tuple("APSI")}
 
 
 @dataclass(frozen=True)

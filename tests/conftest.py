@@ -10,7 +10,8 @@ if (
     Path(getattr(sys.modules.get("sitecustomize"), "__file__", "")).parent != _SHIM
 ):  # else PYTHONPATH brought it already
     _spec = importlib.util.spec_from_file_location("torchvision_shim", _SHIM / "sitecustomize.py")
-    assert _spec and _spec.loader
+    assert _spec
+    assert _spec.loader
     _spec.loader.exec_module(importlib.util.module_from_spec(_spec))
 # Worker processes and nnU-Net's own commands need it too.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SHIM), os.environ.get("PYTHONPATH", ""))))

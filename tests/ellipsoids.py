@@ -45,6 +45,7 @@ ORGANS = {
     "left adrenal gland": ((-40, -40, 36), (12, 12, 10), 40),
 }
 SCALE = {"enlarged": 1.15, "small": 0.8, "normal": 1.0}
+COARSE_TORSO = replace(TORSO, shape=SHAPE, spacing_mm=SPACING_MM)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class EllipsoidGenerator:
     version: str = "1"
     pause_s: float = 0.0
     trace: Path | None = None
-    anatomy: Anatomy = replace(TORSO, shape=SHAPE, spacing_mm=SPACING_MM)
+    anatomy: Anatomy = COARSE_TORSO
 
     @property
     def fingerprint(self) -> str:

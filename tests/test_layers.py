@@ -14,7 +14,7 @@ ROWS = [
     {"errors"},
     {"anatomy"},
     {"diffusion", "reports", "case"},
-    {"models", "sites", "cleanup", "quality", "preview"},
+    {"models", "sites", "lesions", "grounding", "cleanup", "quality", "preview"},
     {"pipeline", "sources"},
     {"dataset", "shards", "training", "metrics"},
     {"cli"},

@@ -23,12 +23,13 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.shards.manifest import read_index
     from guidegen_data.shards.verify import problems
 
-    count = 0
-    for count, problem in enumerate(problems(args.folder), start=1):
+    num_problems = 0
+    for problem in problems(args.folder):
         print(problem)
+        num_problems += 1
     entries = read_index(args.folder)
-    if count:
-        print(f"guidegen verify: {count} problems in {args.folder}.", file=sys.stderr)
+    if num_problems:
+        print(f"guidegen verify: {num_problems} problems in {args.folder}.", file=sys.stderr)
         return 1
     print(f"{args.folder}: {sum(e.num_cases for e in entries)} cases in {len(entries)} shards, all well")
     return 0

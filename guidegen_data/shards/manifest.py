@@ -76,7 +76,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One shard folder: a recipe, how many cases of it, and how many to a shard. `model` is the name as it was given."""
+    """One shard folder: a recipe, the number of cases and how many to a shard. `model` is the name as it was given."""
 
     recipe: Recipe
     n: int
