@@ -135,7 +135,7 @@ _TORSO_CLASSES = (
     OrganClass(10, "urinary bladder", ("urinary_bladder",), (-20, 120), (15, 1200), (222, 154, 132)),
     OrganClass(11, "heart", ("heart", "atrial_appendage_left"), (10, 450), (250, 1500), (206, 110, 84)),
     OrganClass(12, "vertebrae", tuple(f"vertebrae_{v}" for v in _VERTEBRAE), (80, 500), (200, 1600), (226, 202, 134)),
-    OrganClass(13, "rib", _RIBS, (80, 600), (30, 700), (253, 232, 158)),
+    OrganClass(13, "rib", _RIBS, (20, 600), (30, 700), (253, 232, 158)),
     OrganClass(14, "adrenal gland", _sides("adrenal_gland"), (-40, 150), (2, 40), (249, 214, 139)),
     OrganClass(15, "portal and splenic vein", ("portal_vein_and_splenic_vein",), (0, 260), (5, 110), (0, 151, 206)),
     OrganClass(16, "esophagus", ("esophagus",), (-150, 130), (4, 90), (211, 171, 143)),

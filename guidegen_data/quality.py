@@ -17,9 +17,11 @@ BODY_SHARE = (0.08, 0.97)
 TRACE_ML = 0.5
 # Organs at the border of the field and the smallest ones are missed in real scans too.
 PRESENT_SHARE = (0.6, 1.0)
-# A component counts when it holds this share of its class; the mean HU of less than MIN_HU_ML says nothing.
+# A component counts when it holds this share of its class; the mean HU of less than MIN_HU_ML,
+# nearly all border voxels, says nothing. Organs under THIN_ML fall apart at 3 mm in real label maps too.
 COMPONENT_SHARE = 0.05
-MIN_HU_ML = 2.0
+MIN_HU_ML = 10.0
+THIN_ML = 50.0
 
 
 def verdict(case: Case) -> dict[str, Any]:
@@ -114,7 +116,8 @@ def _compact_classes(anatomy: Anatomy) -> Mapping[str, int]:
     # Solid organs, whose size a report may speak of, and paired ones are one body a side; bowel and bones are many.
     solid: dict[str, int] = {}
     for organ in anatomy.organs:
-        if organ.side or "enlarged" in organ.statuses:
+        thin = anatomy.classes[anatomy.ids[organ.class_name]].volume_ml[1] < THIN_ML
+        if not thin and (organ.side or "enlarged" in organ.statuses):
             solid[organ.class_name] = solid.get(organ.class_name, 0) + 1
     return solid
 

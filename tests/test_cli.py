@@ -31,11 +31,11 @@ def _cheap_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_guidegen_shard_fills_the_default_folder(capsys, tmp_path: Path) -> None:
     assert shard(["--n", "5", "--shard-size", "4"]) == 0
     out, err = capsys.readouterr()
-    assert out == "guidegen-shards: 5 cases in 2 shards\n"
+    assert out == "guidegen-shard: 5 cases in 2 shards\n"
     assert err == ""  # no progress bar where stderr is no terminal
-    assert (tmp_path / "guidegen-shards/shard-000001.tar").exists()
-    assert main(["verify", "guidegen-shards"]) == 0
-    assert capsys.readouterr().out == "guidegen-shards: 5 cases in 2 shards, all well\n"
+    assert (tmp_path / "guidegen-shard/shard-000001.tar").exists()
+    assert main(["verify", "guidegen-shard"]) == 0
+    assert capsys.readouterr().out == "guidegen-shard: 5 cases in 2 shards, all well\n"
 
 
 def test_both_names_of_the_command_do_the_same() -> None:
@@ -68,7 +68,7 @@ def test_a_report_drives_the_case_and_what_was_read_is_told_on_stderr(capsys) ->
 def test_a_dry_run_prints_the_plan_and_makes_nothing(capsys, tmp_path: Path) -> None:
     assert shard(["--n", "130", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "3 shards in guidegen-shards, generated in 33 blocks of 4" in out
+    assert "3 shards in guidegen-shard, generated in 33 blocks of 4" in out
     assert "GB of disk" in out
     assert list(tmp_path.iterdir()) == []
 

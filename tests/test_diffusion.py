@@ -1,5 +1,7 @@
 """The categorical process against brute force and closed forms."""
 
+from itertools import pairwise
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -93,7 +95,7 @@ def test_strided_sampling_of_a_perfect_denoiser_has_the_true_marginal(num_steps:
     process = CategoricalProcess(cosine_abar(1000), k)
     marginal = torch.full((k,), 1 / k, dtype=torch.float64)
     visited = spaced_steps(1000, num_steps)
-    for t, s in zip(visited[:-1], visited[1:], strict=True):
+    for t, s in pairwise(visited):
         x_t = torch.eye(k, dtype=torch.float64).unsqueeze(0)  # a "voxel" for each possible noisy label
         evidence = kernel_matrix(float(process.abar[t]), k)
         belief = (truth[:, None] * evidence) / (truth[:, None] * evidence).sum(dim=0)
@@ -149,6 +151,14 @@ def test_the_scheduler_walks_every_visited_time_down_to_labels() -> None:
 def test_more_steps_than_times_are_refused() -> None:
     with pytest.raises(ValueError, match=r"num_steps must be 1\.\.10"):
         spaced_steps(10, 11)
+
+
+def test_the_final_step_can_start_early() -> None:
+    visited = spaced_steps(1000, 10, last=250)
+    assert visited[0] == 1000
+    assert visited[-2:].tolist() == [250, 0]
+    assert (visited.diff() < 0).all()
+    assert torch.equal(spaced_steps(1000, 2, last=250), spaced_steps(1000, 2))
 
 
 def test_an_upsampled_belief_keeps_flat_regions_and_smooths_borders() -> None:

@@ -17,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--anatomy", default="torso", help="label table (default torso)")
     parser.add_argument("--steps-mask", type=int, default=20, help="default steps of stage 1 (default 20)")
     parser.add_argument("--steps-ct", type=int, default=4, help="default steps a slice (default 4)")
+    parser.add_argument("--last-timestep", type=int, default=130, help="start of the final step (default 130)")
     parser.add_argument("--guidance", type=float, default=2.0, help="default guidance of stage 1 (default 2)")
 
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     masks = load_part(MaskSampler, args.masks / "model")
     pipe = GuideGenPipeline(
         masks,
-        CategoricalScheduler(num_classes=masks.config.num_classes),
+        CategoricalScheduler(num_classes=masks.config.num_classes, last_timestep=args.last_timestep),
         load_part(CTAutoencoder, args.slices / "autoencoder"),
         load_part(SliceGenerator, args.slices / "model"),
         FlowMatchEulerDiscreteScheduler(),

@@ -24,8 +24,8 @@ COMMANDS = {
     "nnunet": "mix synthetic cases into an nnU-Net data set and its training",
 }
 _EPILOG = """\
-Start with `guidegen-shard --n 4`, look with `guidegen preview guidegen-shards`, then train from
-guidegen_data.GuideGenDataset("guidegen-shards"). `guidegen COMMAND --help` explains a command.
+Start with `guidegen-shard --n 4`, look with `guidegen preview guidegen-shard`, then train from
+guidegen_data.GuideGenDataset("guidegen-shard"). `guidegen COMMAND --help` explains a command.
 Every command that was interrupted goes on when the same command is given again.
 """
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

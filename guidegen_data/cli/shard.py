@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default auto)")
     how.add_argument("--workers", type=_positive, default=1, metavar="W", help="processes that generate (default 1)")
     where = parser.add_argument_group("folder")
-    where.add_argument("--out", type=Path, default=Path("guidegen-shards"), metavar="DIR", help="default %(default)s")
+    where.add_argument("--out", type=Path, default=Path("guidegen-shard"), metavar="DIR", help="default %(default)s")
     where.add_argument("--shard-size", type=_positive, default=64, metavar="N", help="cases a shard (default 64)")
     where.add_argument("--no-qc", action="store_true", help="keep cases that fail a quality check, with their verdict")
     where.add_argument("--overwrite", action="store_true", help="replace shards of another configuration in DIR")

@@ -98,18 +98,28 @@ class CategoricalSchedulerOutput(BaseOutput):
 
 
 class CategoricalScheduler(SchedulerMixin, ConfigMixin):
-    """Diffusers-style scheduler of the categorical process: `set_timesteps`, then `step` from belief to belief."""
+    """Diffusers-style scheduler of the categorical process: `set_timesteps`, then `step` from belief to belief.
+
+    `last_timestep` is where the final step starts. The belief there is what gets upsampled: at a time when many voxels
+    are still noise it rests on their surroundings and has smooth borders, later on it repeats single voxels.
+    """
 
     order = 1
 
     @register_to_config
-    def __init__(self, num_classes: int = 21, num_train_timesteps: int = 1000, shift: float = 20.0) -> None:
+    def __init__(
+        self,
+        num_classes: int = 21,
+        num_train_timesteps: int = 1000,
+        shift: float = 20.0,
+        last_timestep: int = 0,
+    ) -> None:
         self.process = CategoricalProcess(cosine_abar(num_train_timesteps, shift=shift), num_classes)
         self.set_timesteps(20)
 
     def set_timesteps(self, num_inference_steps: int) -> None:
         """Chooses the times to visit; `timesteps` (n,) then holds each step's start, T first."""
-        self._visited = spaced_steps(self.process.num_timesteps, num_inference_steps)
+        self._visited = spaced_steps(self.process.num_timesteps, num_inference_steps, self.config.last_timestep)
         self.timesteps = self._visited[:-1]
 
     def initial(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:

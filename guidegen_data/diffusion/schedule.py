@@ -24,8 +24,14 @@ def cosine_abar(num_timesteps: int = 1000, offset: float = 0.008, shift: float =
     return abar / (abar + shift * (1 - abar))
 
 
-def spaced_steps(num_timesteps: int, num_steps: int) -> Tensor:
-    """The visited times T = t_0 > t_1 > ... > t_n = 0, evenly spaced, (num_steps + 1,) int64."""
+def spaced_steps(num_timesteps: int, num_steps: int, last: int = 0) -> Tensor:
+    """The visited times T = t_0 > t_1 > ... > t_n = 0, (num_steps + 1,) int64, evenly spaced.
+
+    With `last` > 0 they are even down to t_{n-1} = last, from where the final step goes to 0 at once.
+    """
     if not 1 <= num_steps <= num_timesteps:
         raise ValueError(f"num_steps must be 1..{num_timesteps}, got {num_steps}.")
-    return torch.linspace(num_timesteps, 0, num_steps + 1, dtype=torch.float64).round().long()
+    even = torch.linspace(num_timesteps, 0, num_steps + 1, dtype=torch.float64)
+    if num_steps > 1 and float(even[-2]) < last:
+        even[:-1] = torch.linspace(num_timesteps, last, num_steps, dtype=torch.float64)
+    return even.round().long()

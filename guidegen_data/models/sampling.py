@@ -86,6 +86,7 @@ def sample_cts(
     start, blur = (n.to(label_maps.device) for n in noise)
     level = torch.full((batch,), previous_level, device=label_maps.device)
     none = torch.full((batch,), NO_PREVIOUS, device=label_maps.device)
+    pooled = model.text_pool(tokens)
     latents: list[Tensor] = []
     for z in range(depth):
         mask = model.encode_mask(mask_triples(label_maps, z))
@@ -93,7 +94,7 @@ def sample_cts(
             previous, flag = corrupt_previous(latents[-1], level, blur[:, z]), level
         else:
             previous, flag = torch.zeros_like(start[:, z]), none
-        latents.append(_clean_slice(model, scheduler, start[:, z], mask, previous, flag, tokens, num_steps))
+        latents.append(_clean_slice(model, scheduler, start[:, z], mask, previous, flag, (tokens, pooled), num_steps))
         if on_slice is not None:
             on_slice(z)
     return _decode(autoencoder, torch.stack(latents, dim=1))
@@ -106,14 +107,14 @@ def _clean_slice(
     mask: Tensor,
     previous: Tensor,
     level: Tensor,
-    tokens: Tensor,
+    text: tuple[Tensor, Tensor],
     num_steps: int,
 ) -> Tensor:
     dtype = next(model.parameters()).dtype
     scheduler.set_timesteps(num_steps)
     for i, t in enumerate(scheduler.timesteps):
         sigma = torch.full((len(x),), float(scheduler.sigmas[i]), device=x.device)
-        velocity = model(x.to(dtype), sigma, mask, previous, level, tokens)
+        velocity = model(x.to(dtype), sigma, mask, previous, level, *text)
         x = scheduler.step(velocity.float(), t, x).prev_sample
     return x
 

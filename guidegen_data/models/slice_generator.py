@@ -70,14 +70,22 @@ class SliceGenerator(ModelMixin, ConfigMixin):
         return self.mask_encoder(fractions.flatten(1, 2))
 
     def forward(
-        self, x: Tensor, sigma: Tensor, mask: Tensor, previous: Tensor, level: Tensor, tokens: Tensor
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        mask: Tensor,
+        previous: Tensor,
+        level: Tensor,
+        tokens: Tensor,
+        pooled: Tensor | None = None,
     ) -> Tensor:
         """Velocity noise - x_0, (B, C, x, y). x and previous (B, C, x, y); sigma, level (B,) in [0, 1]; mask features
-        of `encode_mask`; tokens (B, L, D)."""
+        of `encode_mask`; tokens (B, L, D) and, where it is at hand, their `text_pool` (B, V)."""
         flag = level.to(x).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
         inputs = torch.cat([x, previous.to(x), mask.to(x), flag], dim=1)
         tokens = tokens.to(x)
-        pooled = self.text_pool(tokens)
+        if pooled is None:
+            pooled = self.text_pool(tokens)
         return self.unet(inputs, sigma.float() * 1000, encoder_hidden_states=tokens, class_labels=pooled).sample
 
 
