@@ -76,16 +76,11 @@ def _consistency(figures: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _rejects(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(f"first attempts rejected by quality control (N = {figures['num_cases']})", str(figures["reject_share"]))]
-
-
 _DESCRIBE = {
     "throughput": _throughput,
     "autoencoder": _autoencoder,
     "consistency_network_alone": _consistency,
     "consistency": _consistency,
-    "rejects": _rejects,
     "posterior": _posterior,
 }
 
