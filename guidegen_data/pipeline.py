@@ -43,8 +43,8 @@ class GuideGenPipeline(DiffusionPipeline):
         slice_scheduler: Any,
         anatomy_name: str = "torso",
         text_encoder: str = DEFAULT_ENCODER,
-        num_steps_mask: int = 20,
-        num_steps_ct: int = 4,
+        num_steps_mask: int = 16,
+        num_steps_ct: int = 3,
         guidance: float = 2.0,
         previous_level: float = 0.1,
     ) -> None:

@@ -15,8 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("slices", type=Path, help="run folder of stage 2 (holds its autoencoder)")
     parser.add_argument("out", type=Path, help="model folder to write: safetensors in half precision")
     parser.add_argument("--anatomy", default="torso", help="label table (default torso)")
-    parser.add_argument("--steps-mask", type=int, default=20, help="default steps of stage 1 (default 20)")
-    parser.add_argument("--steps-ct", type=int, default=4, help="default steps a slice (default 4)")
+    parser.add_argument("--steps-mask", type=int, default=16, help="default steps of stage 1 (default 16)")
+    parser.add_argument("--steps-ct", type=int, default=3, help="default steps a slice (default 3)")
     parser.add_argument("--last-timestep", type=int, default=130, help="start of the final step (default 130)")
     parser.add_argument("--guidance", type=float, default=2.0, help="default guidance of stage 1 (default 2)")
 

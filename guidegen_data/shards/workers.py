@@ -21,6 +21,7 @@ from guidegen_data.shards.writer import EncodedCase, encode_case
 
 Load = Callable[[], CaseGenerator]
 Finished = tuple[int, list[EncodedCase]]
+_PATIENCE_S = 20
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,17 @@ class Progress:
 
 def load_generator(model: str | Path, device: str) -> CaseGenerator:
     """The pipeline of that name or folder on that device. ModelError when there is none or it is damaged."""
+    from diffusers.utils import logging
+
     from guidegen_data.pipeline import GuideGenPipeline
 
-    return GuideGenPipeline.from_pretrained(model, device=device)
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # loading takes a second; the bar that counts is the one of cases
+    try:
+        return GuideGenPipeline.from_pretrained(model, device=device)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def device_kind(device: str) -> str:
@@ -113,8 +122,11 @@ class _Worker:
         return block, result
 
     def stop(self) -> None:
+        """End it: at once where it waits for work, within its block otherwise."""
         self.connection.close()
         self._process.terminate()
+        self._process.join(_PATIENCE_S)
+        self._process.kill()
         self._process.join()
 
 
@@ -137,6 +149,7 @@ def _share_out(pool: list[_Worker], blocks: list[int]) -> Iterator[Finished]:
 
 def _serve(connection: Connection, recipe: Recipe, load: Load, num_cases: int, num_workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    signal.signal(signal.SIGTERM, _leave)  # with its locks given back, which the default would leave behind
     prepared: tuple[CaseGenerator, ReportSource] | None = None
     with suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
@@ -150,6 +163,10 @@ def _serve(connection: Connection, recipe: Recipe, load: Load, num_cases: int, n
                 raise
             except Exception:
                 connection.send((block, RuntimeError(f"in a worker process:\n{traceback.format_exc()}")))
+
+
+def _leave(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _prepare(recipe: Recipe, load: Load, num_workers: int) -> tuple[CaseGenerator, ReportSource]:
