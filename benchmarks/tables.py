@@ -76,7 +76,17 @@ def _consistency(figures: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _mask_networks(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    ours, monai = figures["ours"], figures["monai"]
+    seconds = f"{figures['seconds']:g} s"
+    return [
+        ("stage 1 network / MONAI's U-Net: one pass at 64^3", f"{ours['forward_ms']} / {monai['forward_ms']} ms"),
+        (f"the same: training loss after {seconds} (no word on where they end)", f"{ours['loss']} / {monai['loss']}"),
+    ]
+
+
 _DESCRIBE = {
+    "mask_networks": _mask_networks,
     "throughput": _throughput,
     "autoencoder": _autoencoder,
     "consistency_network_alone": _consistency,
