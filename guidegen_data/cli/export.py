@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 HELP = "join three trained stages into one model folder"
@@ -50,6 +51,11 @@ def run(args: argparse.Namespace) -> int:
     for part in (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator):
         torch.nn.Module.to(part, torch.float16)
     pipe.save_pretrained(args.out, safe_serialization=True)
+    for config in args.out.glob(
+        "*/config.json"
+    ):  # diffusers notes the folder a part came from: this machine's business
+        kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+        config.write_text(json.dumps(kept, indent=2) + "\n")
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(f"{args.out}: {size / 1e6:.1f} MB")
     return 0
