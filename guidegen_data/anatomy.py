@@ -16,6 +16,7 @@ from guidegen_data.errors import AnatomyError
 STATUSES = ("normal", "enlarged", "small", "absent")
 PHASES = ("non-contrast", "arterial", "portal venous")
 ATTENUATIONS = ("hypodense", "isodense", "hyperdense")
+HABITUS = ("slim", "average", "large")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Anatomy:
     spacing_mm: tuple[float, float, float] = (3.0, 3.0, 3.0)
     hu_range: tuple[int, int] = (-1024, 1976)
     region_organs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    #: Below the first trunk width in mm a patient is slim, above the second large; see `habitus.py`.
+    habitus_mm: tuple[float, float] = (275.0, 318.0)
 
     def __post_init__(self) -> None:
         ids = [c.id for c in self.classes]

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "guidegen_data"
 ROWS = [
     {"errors"},
     {"anatomy"},
-    {"diffusion", "reports", "case"},
+    {"diffusion", "reports", "case", "habitus"},
     {"models", "sites", "lesions", "grounding", "cleanup", "quality", "preview"},
     {"pipeline", "sources"},
     {"dataset", "shards", "training", "metrics"},

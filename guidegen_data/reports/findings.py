@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from guidegen_data.anatomy import ATTENUATIONS, PHASES, STATUSES, TORSO, Anatomy, anatomy_named
+from guidegen_data.anatomy import ATTENUATIONS, HABITUS, PHASES, STATUSES, TORSO, Anatomy, anatomy_named
 from guidegen_data.errors import FindingsError
 
 SEXES = ("female", "male")
@@ -37,6 +37,7 @@ class Findings:
     phase: str = ""
     sex: str = ""
     age_decade: int | None = None
+    habitus: str = ""
     organs: Mapping[str, str] = field(default_factory=dict)
     lesions: tuple[Lesion, ...] = ()
     anatomy_name: str = "torso"
@@ -48,6 +49,7 @@ class Findings:
         _one_of("region", self.region, table.regions)
         _one_of("phase", self.phase, ("", *PHASES))
         _one_of("sex", self.sex, ("", *SEXES))
+        _one_of("habitus", self.habitus, ("", *HABITUS))
         if self.age_decade is not None and self.age_decade not in range(0, 110, 10):
             raise FindingsError(f"age_decade must be a decade 0, 10, ... 100, got {self.age_decade!r}.")
         for organ, status in self.organs.items():
@@ -91,6 +93,8 @@ class Findings:
         if self.sex or self.age_decade is not None:
             age = f"{self.age_decade}s" if self.age_decade is not None else ""
             parts.append(" ".join(filter(None, (self.sex, age))))
+        if self.habitus:
+            parts.append(f"{self.habitus} habitus")
         parts += [f"{organ} {status}" for organ, status in self.organs.items() if status != "normal"]
         for lesion in self.lesions:
             where = " ".join(filter(None, (lesion.organ, lesion.site)))
@@ -107,6 +111,7 @@ class Findings:
             "phase": self.phase,
             "sex": self.sex,
             "age_decade": self.age_decade,
+            "habitus": self.habitus,
             "organs": dict(self.organs),
             "lesions": [vars(lesion) | {} for lesion in self.lesions],
         }
@@ -114,7 +119,7 @@ class Findings:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Findings:
         """Findings from `to_dict`'s mapping; FindingsError names a field that is unknown or malformed."""
-        known = {"anatomy", "region", "phase", "sex", "age_decade", "organs", "lesions"}
+        known = {"anatomy", "region", "phase", "sex", "age_decade", "habitus", "organs", "lesions"}
         if unknown := set(data) - known:
             raise FindingsError(f"unknown findings field {sorted(unknown)}; known: {sorted(known)}.")
         try:
@@ -126,6 +131,7 @@ class Findings:
             phase=data.get("phase", ""),
             sex=data.get("sex", ""),
             age_decade=data.get("age_decade"),
+            habitus=data.get("habitus", ""),
             organs=data.get("organs", {}),
             lesions=lesions,
             anatomy_name=data.get("anatomy", TORSO.name),

@@ -14,6 +14,7 @@ from scipy import ndimage
 from guidegen_data import lesions
 from guidegen_data.anatomy import PHASES, FindingOrgan
 from guidegen_data.errors import SourceError
+from guidegen_data.habitus import habitus_of
 from guidegen_data.reports.findings import MAX_LESION_MM, MIN_LESION_MM, Findings, Lesion
 from guidegen_data.sites import site_mask
 from guidegen_data.sources import contrast, warp
@@ -69,6 +70,7 @@ class Augmenter:
             phase=phase if ct is not None or rng.random() < 0.7 else "",
             sex=str(rng.choice(["", "female", "male"])),
             age_decade=int(rng.integers(2, 10)) * 10 if rng.random() < 0.6 else None,
+            habitus=habitus_of(labels, self.base.anatomy.spacing_mm, self.base.anatomy),
             organs=told,
             lesions=placed,
             anatomy_name=self.base.anatomy.name,
