@@ -20,9 +20,17 @@ from benchmarks.record import save
 from guidegen_data.anatomy import TORSO
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.diffusion.categorical import CategoricalScheduler, one_hot
-from guidegen_data.models.mask_sampler import MaskSampler, mask_loss
+from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler, mask_loss
 from guidegen_data.models.text import TextEncoder
+from guidegen_data.reports.fields import field_names
 from guidegen_data.training.masks import MaskData, load_mask_data
+
+FIELDS = field_names(TORSO)
+
+
+def our_sampler() -> MaskSampler:
+    """The sampler of the default model, untrained."""
+    return MaskSampler(fields=FIELDS)
 
 
 class MonaiSampler(nn.Module):
@@ -43,20 +51,22 @@ class MonaiSampler(nn.Module):
             cross_attention_dim=384,
         )
 
-    def forward(self, x_t: Tensor, t: Tensor, abar_t: Tensor, tokens: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, abar_t: Tensor, condition: MaskCondition) -> Tensor:
         """Logits (B, K, X, Y, Z)."""
+        tokens = condition.tokens
         return self.net(one_hot(x_t, TORSO.num_classes, tokens.dtype), t * 1000, context=tokens).float()
 
 
 def forward_ms(model: nn.Module) -> float:
     """Milliseconds of one bf16 forward pass at 64^3, batch 1."""
     labels, tokens = torch.randint(21, (1, 64, 64, 64)), torch.randn(1, 96, 384, dtype=torch.bfloat16)
+    condition = MaskCondition(tokens, torch.zeros(1, len(FIELDS)), torch.zeros(1, 64, 64, 64))
     model = model.to(torch.bfloat16).eval()
     with torch.inference_mode():
-        model(labels, torch.ones(1), torch.full((1,), 0.1), tokens)
+        model(labels, torch.ones(1), torch.full((1,), 0.1), condition)
         began = time.perf_counter()
         for _ in range(3):
-            model(labels, torch.ones(1), torch.full((1,), 0.1), tokens)
+            model(labels, torch.ones(1), torch.full((1,), 0.1), condition)
     return round((time.perf_counter() - began) / 3 * 1000, 1)
 
 
@@ -69,9 +79,9 @@ def train(make: Callable[[], nn.Module], data: MaskData, seconds: float) -> dict
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
         generator = torch.Generator().manual_seed(len(losses))
-        labels, tokens = data.batch(2, generator)
+        labels, condition = data.batch(2, generator)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = mask_loss(model, process, labels, tokens, weight, generator)["total"]
+            loss = mask_loss(model, process, labels, condition, weight, generator)["total"]
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -89,7 +99,7 @@ def main() -> None:
     keep_freed_memory()
     data = load_mask_data(args.prepared, TORSO, TextEncoder(), (64, 64, 64))
     figures = {}
-    for name, make in (("ours", MaskSampler), ("monai", MonaiSampler)):
+    for name, make in (("ours", our_sampler), ("monai", MonaiSampler)):
         parameters = round(sum(p.numel() for p in make().parameters()) / 1e6, 2)
         figures[name] = {"parameters_m": parameters, "forward_ms": forward_ms(make())}
         figures[name] |= train(make, data, args.seconds)

@@ -75,6 +75,12 @@ class Anatomy:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @property
+    def field_mm(self) -> tuple[float, float, float]:
+        """Extent of the field of view along x, y, z."""
+        x, y, z = (n * mm for n, mm in zip(self.shape, self.spacing_mm, strict=True))
+        return x, y, z
+
     @cached_property
     def ids(self) -> dict[str, int]:
         """Class name -> label id."""

@@ -1,19 +1,25 @@
-"""Holding a label map to its findings: classes that may not appear, and lesions that the network left out.
+"""Holding a label map to its findings: classes that may not appear, where lesions lie, lesions that were left out.
 
-The network is told the findings by text and mostly follows; what it must never do is show an organ that was taken out
-or lose the lesion that a user asked for. Absence is a constraint on every belief while sampling. A lesion that is
+What stage 1 must never do is show an organ that was taken out or lose the lesion that a user asked for. Absence is a
+constraint on every belief while sampling. Lesions are anchored: once the organs can be seen in the belief, a place at
+the asked site is drawn for each, and the network draws the lesion there, and the organ around it. A lesion that is
 missing at its site afterwards is put there as the training cases' lesions were, and counted, so that a verdict and a
 benchmark can tell the two apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from scipy import ndimage
+from torch import Tensor
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.lesions import MIN_LESION_VOXELS, find_lesions, lesion_mask, longest_diameter_mm
-from guidegen_data.reports.findings import Findings, Lesion
+from guidegen_data.models.anchors import anchor_balls
+from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
 from guidegen_data.sites import site_mask, site_of
 
 _TRIES = 8
@@ -36,6 +42,49 @@ def forbidden_classes(findings: Findings, width: int) -> np.ndarray:
     if not findings.lesions:
         forbidden[anatomy.lesion_id] = True
     return forbidden
+
+
+class LesionPlacer:
+    """Draws where lesions shall lie while their organs take shape: the `place` of `sample_masks`.
+
+    A lesion is placed once, at the first time from `latest` on at which its site is in the belief; which place depends
+    on the case's seed and that belief alone.
+    """
+
+    def __init__(
+        self, findings: Sequence[Findings], seeds: Sequence[int], field_mm: tuple[float, float, float], latest: float
+    ) -> None:
+        self.findings, self.field_mm, self.latest = findings, field_mm, latest
+        self.rngs = [np.random.default_rng([int(seed) % 2**63, 1]) for seed in seeds]
+        self.places = np.zeros((len(findings), MAX_LESIONS, 4), np.float32)
+
+    def __call__(self, t: float, labels: Tensor) -> Tensor | None:
+        """New anchors (B, X, Y, Z) for likeliest labels (B, X, Y, Z) at time t, or None when nothing was placed."""
+        if t > self.latest or not any(f.lesions for f in self.findings):
+            return None
+        shape = tuple(labels.shape[1:])
+        before = self.places.copy()
+        for b, asked in enumerate(self.findings):
+            if (self.places[b, : len(asked.lesions), 3] == 0).any():
+                self._place(b, labels[b].to(torch.uint8).cpu().numpy())
+        if (before == self.places).all():
+            return None
+        return anchor_balls(torch.from_numpy(self.places), shape)
+
+    def _place(self, b: int, label_map: np.ndarray) -> None:
+        asked, rng = self.findings[b], self.rngs[b]
+        spacing = tuple(mm / n for mm, n in zip(self.field_mm, label_map.shape, strict=True))
+        taken = np.zeros(label_map.shape, bool)
+        for row, lesion in enumerate(asked.lesions):
+            if self.places[b, row, 3] == 0:
+                allowed = site_mask(label_map, spacing, lesion.organ, lesion.site, asked.anatomy) & ~taken
+                mask = lesion_mask(allowed, max(lesion.size_mm, 2 * spacing[0]), spacing, rng)
+                if mask is not None:
+                    self.places[b, row, :3] = np.argwhere(mask).mean(axis=0)
+                    self.places[b, row, 3] = lesion.size_mm / spacing[0]
+            if self.places[b, row, 3]:
+                ball = anchor_balls(torch.from_numpy(self.places[b : b + 1, row : row + 1]), label_map.shape)
+                taken |= ball[0].numpy() > 0
 
 
 def add_missing_lesions(

@@ -9,7 +9,7 @@ from guidegen_data.anatomy import HABITUS, Anatomy
 
 def trunk_width_mm(label_map: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
     """Lateral extent of everything labelled, 90th percentile over the slices that hold labels; 0.0 when none does."""
-    columns = (label_map > 0).any(axis=1)
+    columns = np.any(label_map > 0, axis=1)
     slices = np.flatnonzero(columns.any(axis=0))
     if not slices.size:
         return 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from guidegen_data.case import Case, centred_affine
 from guidegen_data.cleanup import clean_up
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError
-from guidegen_data.grounding import add_missing_lesions, forbidden_classes
+from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes
 from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.autoencoder import CTAutoencoder
-from guidegen_data.models.mask_sampler import MaskSampler
+from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
 from guidegen_data.models.precision import choose_device, compute_dtype, place
 from guidegen_data.models.sampling import sample_cts, sample_masks
 from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.models.text import DEFAULT_ENCODER, TextEncoder
+from guidegen_data.reports.fields import field_values
 from guidegen_data.reports.findings import Findings
 
 _PARTS = ("mask_sampler", "autoencoder", "slice_generator")
@@ -47,6 +48,7 @@ class GuideGenPipeline(DiffusionPipeline):
         num_steps_ct: int = 3,
         guidance: float = 2.0,
         previous_level: float = 0.1,
+        anchor_time: float = 0.7,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -63,6 +65,7 @@ class GuideGenPipeline(DiffusionPipeline):
             num_steps_ct=num_steps_ct,
             guidance=guidance,
             previous_level=previous_level,
+            anchor_time=anchor_time,
         )
         self.fingerprint = ""
         self._text: TextEncoder | None = None
@@ -112,17 +115,19 @@ class GuideGenPipeline(DiffusionPipeline):
         num_steps_mask: int | None = None,
         num_steps_ct: int | None = None,
         guidance: float | None = None,
+        known: Tensor | None = None,
     ) -> list[Case]:
         """Cases made together, case b from seeds[b] alone; all lists have one entry a case. HU are absolute.
 
-        Step counts and guidance default to the model's own. Raises ModelError when the lists differ in length.
+        Step counts and guidance default to the model's own. `known` (B, X, Y, Z) keeps parts of label maps you have:
+        labels where they are given, -1 elsewhere. Raises ModelError when the lists differ in length.
         """
         if not len(findings) == len(reports) == len(keys) == len(seeds):
             raise ModelError("findings, reports, keys and seeds need one entry a case.")
         config = self.config
         tokens = self.encode([f.prompt() for f in findings])
         generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
-        held = self.label_maps(findings, tokens, generators, seeds, num_steps_mask, guidance)
+        held = self.label_maps(findings, tokens, generators, seeds, num_steps_mask, guidance, known)
         labels = torch.stack([torch.from_numpy(label_map) for label_map, _ in held]).to(tokens.device)
         cts = self.sample_cts(labels, tokens, generators, num_steps_ct)
         settings = {
@@ -154,43 +159,65 @@ class GuideGenPipeline(DiffusionPipeline):
         seeds: Sequence[int],
         num_steps: int | None = None,
         guidance: float | None = None,
+        known: Tensor | None = None,
     ) -> list[tuple[np.ndarray, dict[str, Any]]]:
         """Stage 1 held to its findings: (X, Y, Z) uint8 a case, and what was done to it after sampling.
 
-        Organs said to be absent are kept out of every belief, specks are cleaned away, and lesions that are missing at
-        their sites are added; the second item counts both.
+        Organs said to be absent are kept out of every belief, lesions are anchored at their sites, specks are cleaned
+        away, and lesions that are still missing at their sites are added; the second item counts the last two.
         """
-        width = self.mask_sampler.config.shape[0]
-        forbidden = torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings]))
-        masks = self.sample_masks(tokens, generators, num_steps, guidance, forbidden=forbidden)
-        spacing, held = self.anatomy.spacing_mm, []
-        for mask, asked, seed in zip(masks, findings, seeds, strict=True):
+        anatomy, width = self.anatomy, self.mask_sampler.config.shape[0]
+        masks = self.sample_masks(
+            self.condition(findings, tokens),
+            generators,
+            num_steps,
+            guidance,
+            forbidden=torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings])),
+            known=known,
+            place=LesionPlacer(findings, seeds, anatomy.field_mm, self.config.anchor_time),
+        )
+        spacing, held = anatomy.spacing_mm, []
+        for b, (mask, asked, seed) in enumerate(zip(masks, findings, seeds, strict=True)):
             label_map, lost = clean_up(mask.cpu().numpy(), asked, spacing)
             rng = np.random.default_rng(int(seed) % 2**63)
             label_map, added = add_missing_lesions(label_map, asked, spacing, rng)
+            if known is not None:
+                given = known[b].cpu().numpy()
+                label_map = np.where(given >= 0, given, label_map).astype(np.uint8)
             held.append((label_map, {"cleaned_voxels": lost, "lesions_added": len(added)}))
         return held
 
+    def condition(self, findings: Sequence[Findings], tokens: Tensor) -> MaskCondition:
+        """What stage 1 is told of each case, without lesion anchors: those are placed while sampling."""
+        names = self.mask_sampler.config.fields
+        fields = torch.from_numpy(np.stack([field_values(f, names) for f in findings]))
+        anchors = torch.zeros(len(findings), *self.mask_sampler.config.shape)
+        return MaskCondition(tokens, fields.to(tokens.device), anchors.to(tokens.device))
+
     def sample_masks(
         self,
-        tokens: Tensor,
+        condition: MaskCondition,
         generators: list[torch.Generator],
         num_steps: int | None = None,
         guidance: float | None = None,
         temperature: float = 1.0,
         forbidden: Tensor | None = None,
+        known: Tensor | None = None,
+        place: Callable[[float, Tensor], Tensor | None] | None = None,
     ) -> Tensor:
-        """Stage 1: label maps (B, X, Y, Z) uint8 as the network draws them; `forbidden` as in `sampling`."""
+        """Stage 1: label maps (B, X, Y, Z) uint8 as the network draws them; arguments as in `models.sampling`."""
         return sample_masks(
             self.mask_sampler,
             self.mask_scheduler,
-            tokens,
+            condition,
             generators,
             self.anatomy.shape,
             num_steps or self.config.num_steps_mask,
             self.config.guidance if guidance is None else guidance,
             temperature,
             forbidden,
+            known,
+            place,
         )
 
     def sample_cts(

@@ -6,7 +6,7 @@ import torch
 from tiny import tiny_pipeline
 
 from guidegen_data.anatomy import TORSO
-from guidegen_data.grounding import add_missing_lesions, forbidden_classes
+from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes
 from guidegen_data.lesions import find_lesions
 from guidegen_data.reports.findings import Findings, Lesion
 from guidegen_data.sources.phantom import phantom
@@ -71,13 +71,40 @@ def test_an_absent_organ_is_forbidden_on_its_own_side_and_lesions_where_none_is_
 def test_what_is_forbidden_never_appears_in_a_sampled_map() -> None:
     pipe = tiny_pipeline()
     findings = Findings(organs={"right kidney": "absent", "spleen": "absent"})
-    tokens = pipe.encode([findings.prompt()])
-    free = pipe.sample_masks(tokens, [torch.Generator().manual_seed(0)])
+    told = pipe.condition([findings], pipe.encode([findings.prompt()]))
+    free = pipe.sample_masks(told, [torch.Generator().manual_seed(0)])
     forbidden = torch.from_numpy(forbidden_classes(findings, 16)).unsqueeze(0)
-    held = pipe.sample_masks(tokens, [torch.Generator().manual_seed(0)], forbidden=forbidden)
+    held = pipe.sample_masks(told, [torch.Generator().manual_seed(0)], forbidden=forbidden)
     kidney, spleen = TORSO.ids["kidney"], TORSO.ids["spleen"]
     assert (free == spleen).any()
     assert (free[:, 68:] == kidney).any()
     assert not (held == spleen).any()
     assert not (held[:, 68:] == kidney).any()
     assert (held[:, :60] == kidney).any()
+
+
+def test_lesions_are_placed_once_at_their_sites_and_not_before_their_time(body: np.ndarray) -> None:
+    asked = Findings(
+        lesions=(Lesion("liver", "right lobe", 30.0), Lesion("right lung", "upper lobe", 10.0)), region="abdomen"
+    )
+    labels = torch.from_numpy(body[::2, ::2, ::2]).long()[None].expand(2, -1, -1, -1)
+    placer = LesionPlacer([asked, Findings()], [3, 4], TORSO.field_mm, latest=0.7)
+    assert placer(0.8, labels) is None
+    anchors = placer(0.6, labels)
+    assert anchors is not None
+    assert anchors.shape == (2, 64, 64, 64)
+    assert not anchors[1].any()
+    inside = labels[0][anchors[0] > 0.9]
+    assert (inside == TORSO.ids["liver"]).float().mean() > 0.6
+    assert placer.places[0, 0, 3] == pytest.approx(5.0)
+    assert placer(0.5, labels) is None  # both lie where they lie; or the lung's upper lobe is not in this field
+
+
+def test_a_place_depends_on_the_seed_alone(body: np.ndarray) -> None:
+    asked = Findings(lesions=(Lesion("liver", "right lobe", 30.0),))
+    labels = torch.from_numpy(body[::2, ::2, ::2]).long()[None]
+    one, again, other = (
+        LesionPlacer([asked], [seed], TORSO.field_mm, latest=1.0)(0.5, labels) for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)

@@ -1,16 +1,28 @@
 """The networks of both stages: what they are told decides what they say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import tiny_pipeline
 
 from guidegen_data.diffusion.schedule import cosine_abar
 from guidegen_data.errors import ModelError
+from guidegen_data.models.anchors import anchor_balls
 from guidegen_data.models.autoencoder import CTAutoencoder, compand, expand, random_windows, windowed_l1
-from guidegen_data.models.mask_sampler import CategoricalProcess, MaskSampler, fold, mask_loss, unfold
+from guidegen_data.models.mask_sampler import (
+    CategoricalProcess,
+    MaskCondition,
+    MaskSampler,
+    fold,
+    fold_one_hot,
+    mask_loss,
+    unfold,
+)
 from guidegen_data.models.sampling import sample_cts, sample_masks
 from guidegen_data.models.slice_generator import SliceGenerator, corrupt_previous, mask_triples
 from guidegen_data.models.text import TextEncoder
+from guidegen_data.reports.findings import Findings
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +33,22 @@ def pipe():
 @pytest.fixture(scope="module")
 def mask_model() -> MaskSampler:
     torch.manual_seed(0)
-    return MaskSampler(num_classes=5, shape=(8, 8, 8), channels=(8, 16, 32), token_size=12, vector_size=16).eval()
+    model = MaskSampler(
+        num_classes=5, shape=(8, 8, 8), channels=(8, 16, 32), token_size=12, vector_size=16, fields=("a", "b")
+    )
+    for name, weight in model.named_parameters():
+        if name.endswith("conv2.weight"):  # zero when made: the vector would have no say yet
+            torch.nn.init.normal_(weight, std=0.1)
+    return model.eval()
+
+
+def told(batch: int = 1, seed: int | None = None) -> MaskCondition:
+    """A condition for `mask_model`: nothing told, or random tokens, fields and anchors."""
+    shapes = ((batch, 3, 12), (batch, 2), (batch, 8, 8, 8))
+    if seed is None:
+        return MaskCondition(*(torch.zeros(s) for s in shapes))
+    generator = torch.Generator().manual_seed(seed)
+    return MaskCondition(*(torch.rand(s, generator=generator) for s in shapes))
 
 
 def test_folding_voxels_into_channels_is_undone_by_unfolding() -> None:
@@ -54,7 +81,7 @@ def test_random_windows_cover_narrow_and_wide_ranges() -> None:
 
 def test_a_clean_voxel_keeps_its_label_whatever_the_network_thinks(mask_model: MaskSampler) -> None:
     labels = torch.randint(5, (1, 8, 8, 8), generator=torch.Generator().manual_seed(1))
-    logits = mask_model(labels, torch.tensor([0.0]), torch.tensor([1.0]), torch.zeros(1, 3, 12))
+    logits = mask_model(labels, torch.tensor([0.0]), torch.tensor([1.0]), told())
     assert torch.equal(logits.argmax(dim=1), labels)
 
 
@@ -74,41 +101,95 @@ def test_the_evidence_is_the_log_likelihood_of_the_noisy_label(mask_model: MaskS
         torch.testing.assert_close(got, likelihood.log(), atol=1e-4, rtol=1e-4)
 
 
-def test_the_text_changes_the_belief(mask_model: MaskSampler) -> None:
+@pytest.mark.parametrize("part", ["tokens", "fields", "anchors"])
+def test_everything_that_is_told_changes_the_belief(mask_model: MaskSampler, part: str) -> None:
     labels = torch.randint(5, (2, 8, 8, 8), generator=torch.Generator().manual_seed(2))
     arguments = (labels, torch.full((2,), 0.9), torch.full((2,), 0.01))
-    generator = torch.Generator().manual_seed(3)
-    texts = [torch.randn(2, 3, 12, generator=generator) for _ in range(2)]
-    one, other = (mask_model(*arguments, text) for text in texts)
-    assert (one - other).abs().max() > 1e-4
+    one = told(2, seed=3)
+    other = replace(one, **{part: getattr(told(2, seed=4), part)})
+    assert (mask_model(*arguments, one) - mask_model(*arguments, other)).abs().max() > 1e-4
+
+
+def test_one_hot_cubes_hold_each_voxels_class_in_the_order_of_folding() -> None:
+    labels = torch.randint(5, (2, 4, 6, 8), generator=torch.Generator().manual_seed(1))
+    hot = fold_one_hot(labels, 5, torch.float32)
+    assert hot.shape == (2, 40, 2, 3, 4)
+    assert torch.equal(hot.unflatten(1, (8, 5)).argmax(dim=2), fold(labels.unsqueeze(1)))
+    assert torch.equal(hot.unflatten(1, (8, 5)).sum(dim=2), torch.ones(2, 8, 2, 3, 4))
+
+
+def test_an_anchor_is_a_ball_of_its_diameter_and_no_place_is_no_ball() -> None:
+    places = torch.tensor([[[16.0, 10.0, 12.0, 9.0], [0.0, 0.0, 0.0, 0.0]]])
+    ball = anchor_balls(places, (32, 24, 24))[0]
+    assert ball[16, 10, 12] == 1
+    assert float(ball.sum()) == pytest.approx(torch.pi / 6 * 9**3, rel=0.06)
+    assert ball[0, 0, 0] == 0
+    tiny = anchor_balls(torch.tensor([[[4.4, 4.0, 4.0, 0.8]]]), (9, 9, 9))
+    assert 0.3 < float(tiny.max()) <= 1
 
 
 def test_equal_class_weights_give_plain_cross_entropy(mask_model: MaskSampler) -> None:
     process = CategoricalProcess(cosine_abar(50), 5)
     labels = torch.randint(5, (2, 8, 8, 8), generator=torch.Generator().manual_seed(4))
     losses = [
-        mask_loss(mask_model, process, labels, torch.zeros(2, 3, 12), w, torch.Generator().manual_seed(5))["total"]
+        mask_loss(mask_model, process, labels, told(2), w, torch.Generator().manual_seed(5))["total"]
         for w in (torch.ones(5), torch.tensor([1.0, 1, 1, 1, 4]))
     ]
     t = torch.randint(1, 51, (2,), generator=(g := torch.Generator().manual_seed(5)))
     x_t = process.corrupt(labels, t, g)
-    logits = mask_model(x_t, t / 50, process.abar.float()[t], torch.zeros(2, 3, 12))
+    logits = mask_model(x_t, t / 50, process.abar.float()[t], told(2))
     torch.testing.assert_close(losses[0], torch.nn.functional.cross_entropy(logits, labels))
     assert losses[1] != losses[0]
 
 
-def test_guidance_one_is_the_conditional_model_and_zero_ignores_the_text(pipe) -> None:
-    tokens = pipe.encode(["CT chest. no tumour.", "CT abdomen. gallbladder absent. no tumour."])
+def two_prompts(pipe) -> MaskCondition:
+    findings = [Findings(region="chest"), Findings(region="abdomen", organs={"gallbladder": "absent"})]
+    return pipe.condition(findings, pipe.encode([f.prompt() for f in findings]))
 
-    def masks(text, guidance):
-        generators = [torch.Generator().manual_seed(i) for i in range(2)]
-        return sample_masks(
-            pipe.mask_sampler, pipe.mask_scheduler, text, generators, (16, 16, 16), 3, guidance=guidance
-        )
 
-    assert torch.equal(masks(tokens, 0.0), masks(tokens.flip(0), 0.0))
-    assert torch.equal(masks(tokens, 1.0), masks(tokens, 1.0))
-    assert not torch.equal(masks(tokens, 1.0), masks(tokens.flip(0), 1.0))
+def sampled(pipe, condition: MaskCondition, **settings) -> torch.Tensor:
+    generators = [torch.Generator().manual_seed(i) for i in range(len(condition.tokens))]
+    return sample_masks(pipe.mask_sampler, pipe.mask_scheduler, condition, generators, (32, 32, 32), 3, **settings)
+
+
+def test_guidance_one_is_the_conditional_model_and_zero_ignores_what_is_told(pipe) -> None:
+    one = two_prompts(pipe)
+    other = MaskCondition(one.tokens.flip(0), one.fields.flip(0), one.anchors)
+    assert torch.equal(sampled(pipe, one, guidance=0.0), sampled(pipe, other, guidance=0.0))
+    assert torch.equal(sampled(pipe, one, guidance=1.0), sampled(pipe, one, guidance=1.0))
+    assert not torch.equal(sampled(pipe, one, guidance=1.0), sampled(pipe, other, guidance=1.0))
+
+
+def test_labels_that_are_given_are_kept_and_steer_their_surroundings(pipe) -> None:
+    known = torch.full((2, 32, 32, 32), -1)
+    known[:, 4:20, 6:18, 8:24] = 3
+    condition = two_prompts(pipe)
+    free, held = sampled(pipe, condition), sampled(pipe, condition, known=known)
+    assert (held[known >= 0] == 3).all()
+    assert (free[known >= 0] == 3).float().mean() < 0.5
+    assert (held[known < 0] != free[known < 0]).any()
+    assert torch.equal(sampled(pipe, condition, known=torch.full_like(known, -1)), free)
+
+
+def test_the_placer_is_asked_after_every_step_and_its_anchors_reach_the_network(pipe) -> None:
+    asked = []
+
+    def place(t: float, labels: torch.Tensor) -> torch.Tensor | None:
+        asked.append((round(t, 2), tuple(labels.shape)))
+        return torch.ones(2, 16, 16, 16) if t > 0.9 else None
+
+    condition = two_prompts(pipe)
+    anchored = sampled(pipe, condition, place=place)
+    assert asked == [(1.0, (2, 16, 16, 16)), (0.67, (2, 16, 16, 16)), (0.33, (2, 16, 16, 16))]
+    assert not torch.equal(anchored, sampled(pipe, condition))
+
+
+def test_a_low_temperature_makes_neighbours_agree(pipe) -> None:
+    def agreement(temperature: float) -> float:
+        label_maps = sampled(pipe, two_prompts(pipe), temperature=temperature)
+        return float((label_maps[:, 1:] == label_maps[:, :-1]).float().mean())
+
+    assert agreement(0.1) > agreement(1.0) > agreement(3.0)
 
 
 def test_neighbouring_mask_slices_repeat_at_the_edges() -> None:

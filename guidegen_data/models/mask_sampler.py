@@ -1,6 +1,8 @@
-"""Stage 1: report tokens -> belief about a low-resolution label map, the x_0 network of the categorical process."""
+"""Stage 1: what a report says -> belief about a coarse label map, the x_0 network of the categorical process."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +14,40 @@ from guidegen_data.diffusion.categorical import CategoricalProcess
 from guidegen_data.models.unet3d import TextPool, UNet3d, patch_coordinates, sinusoid
 
 
+@dataclass(frozen=True)
+class MaskCondition:
+    """What stage 1 is told: report tokens (B, L, D), findings as numbers (B, F), lesion anchors (B, X, Y, Z) in [0, 1].
+
+    An anchor is a soft ball where a lesion shall lie. Zeros everywhere mean that nothing is known.
+    """
+
+    tokens: Tensor
+    fields: Tensor
+    anchors: Tensor
+
+    def masked(self, keep_tokens: Tensor, keep_fields: Tensor, keep_anchors: Tensor) -> MaskCondition:
+        """The condition with what is not kept, each (B,) of 0 and 1, made unknown."""
+        return MaskCondition(
+            self.tokens * keep_tokens.view(-1, 1, 1),
+            self.fields * keep_fields.view(-1, 1),
+            self.anchors * keep_anchors.view(-1, 1, 1, 1),
+        )
+
+    def beside_unknown(self) -> MaskCondition:
+        """(2 B): the condition, then the same anchors with nothing told: the two halves of guidance."""
+        return MaskCondition(
+            torch.cat([self.tokens, torch.zeros_like(self.tokens)]),
+            torch.cat([self.fields, torch.zeros_like(self.fields)]),
+            torch.cat([self.anchors, self.anchors]),
+        )
+
+
 class MaskSampler(ModelMixin, ConfigMixin):
-    """Logits of p(x_0 | x_t, tokens) over K classes on a grid of `shape` voxels.
+    """Logits of p(x_0 | x_t, condition) over K classes on a grid of `shape` voxels.
 
     Voxels are folded 2 x 2 x 2 into channels first, so the U-Net works at an eighth of the voxels. What the noisy label
     of a voxel itself says about its x_0 is known exactly, log q(x_t | x_0); it is added to the logits, so the network
-    learns only what the surroundings and the text say.
+    learns only what the surroundings and the report say. `fields` names the facts of `MaskCondition.fields`.
     """
 
     @register_to_config
@@ -28,22 +58,25 @@ class MaskSampler(ModelMixin, ConfigMixin):
         channels: tuple[int, ...] = (32, 64, 160),
         token_size: int = 384,
         vector_size: int = 192,
-        class_features: int = 6,
+        fields: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        self.embed = nn.Embedding(num_classes, class_features)
         self.text_pool = TextPool(token_size, vector_size)
         self.time = nn.Sequential(nn.Linear(64, vector_size), nn.SiLU(), nn.Linear(vector_size, vector_size))
-        self.unet = UNet3d(8 * class_features + 3, 8 * num_classes, channels, vector_size, token_size)
+        self.facts = nn.Linear(len(fields), vector_size, bias=False)
+        self.unet = UNet3d(8 * num_classes + 8 + 3, 8 * num_classes, channels, vector_size, token_size)
         self.num_classes = num_classes
 
-    def forward(self, x_t: Tensor, t: Tensor, abar_t: Tensor, tokens: Tensor) -> Tensor:
-        """Logits (B, K, X, Y, Z) float32. x_t (B, X, Y, Z) int64, t (B,) in [0, 1], abar_t (B,), tokens (B, L, D)."""
-        vector = F.silu(self.time(sinusoid(t, 64).to(tokens.dtype)) + self.text_pool(tokens))
-        features = fold(self.embed(x_t).movedim(-1, 1))
-        where = patch_coordinates(tuple(features.shape[2:]), features)
-        features = torch.cat([features, where.expand(len(features), -1, -1, -1, -1)], dim=1)
-        logits = unfold(self.unet(features, vector, tokens).float())
+    def forward(self, x_t: Tensor, t: Tensor, abar_t: Tensor, condition: MaskCondition) -> Tensor:
+        """Logits (B, K, X, Y, Z) float32. x_t (B, X, Y, Z) int64, t (B,) in [0, 1], abar_t (B,)."""
+        like = self.facts.weight
+        time = self.time(sinusoid(t, 64).to(like)) + self.text_pool(condition.tokens.to(like))
+        vector = F.silu(time + self.facts(condition.fields.to(like)))
+        labels = fold_one_hot(x_t, self.num_classes, like.dtype)
+        anchors = fold(condition.anchors.unsqueeze(1).to(like))
+        where = patch_coordinates(tuple(labels.shape[2:]), labels).expand(len(labels), -1, -1, -1, -1)
+        features = torch.cat([labels, anchors, where], dim=1)
+        logits = unfold(self.unet(features, vector, condition.tokens.to(like)).float())
         return logits + self._evidence(x_t, abar_t)
 
     def _evidence(self, x_t: Tensor, abar_t: Tensor) -> Tensor:
@@ -53,6 +86,14 @@ class MaskSampler(ModelMixin, ConfigMixin):
         zeros = torch.zeros(len(x_t), self.num_classes, *x_t.shape[1:], device=x_t.device)
         value = gain.view(-1, 1, 1, 1, 1).expand(-1, 1, *x_t.shape[1:])
         return zeros.scatter_(1, x_t.unsqueeze(1), value)
+
+
+def fold_one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """(B, X, Y, Z) -> (B, 8 K, X/2, Y/2, Z/2): the classes of the 8 voxels of each cube, one-hot, voxel after voxel."""
+    b, x, y, z = labels.shape
+    cubes = labels.reshape(b, x // 2, 2, y // 2, 2, z // 2, 2).permute(0, 1, 3, 5, 2, 4, 6).flatten(4).unsqueeze(-1)
+    hot = torch.zeros(*cubes.shape[:-1], num_classes, dtype=dtype, device=labels.device).scatter_(-1, cubes, 1.0)
+    return hot.flatten(4).permute(0, 4, 1, 2, 3)
 
 
 def fold(x: Tensor) -> Tensor:
@@ -73,26 +114,31 @@ def mask_loss(
     model: nn.Module,
     process: CategoricalProcess,
     labels: Tensor,
-    tokens: Tensor,
+    condition: MaskCondition,
     class_weight: Tensor,
     generator: torch.Generator,
-    drop_text: float = 0.1,
+    drop: float = 0.1,
 ) -> dict[str, Tensor]:
-    """Cross-entropy of the belief about x_0 at a random time. labels (B, X, Y, Z), tokens (B, L, D), class_weight (K,).
+    """Cross-entropy of the belief about x_0 at a random time. labels (B, X, Y, Z), class_weight (K,).
 
     Rare classes count more: the weights enter the loss and, as log-weights, the logits, so that the bare logits stay
-    calibrated and sampling needs no correction. Tokens of a `drop_text` share of the cases are zeroed (guidance).
+    calibrated and sampling needs no correction. A `drop` share of the cases is told nothing (guidance), another has its
+    numbers hidden and must read the text, and anchors are hidden from a third: those of early, noisy times often,
+    because sampling knows no places yet there.
     """
     batch = len(labels)
     t = torch.randint(1, process.num_timesteps + 1, (batch,), generator=generator)
     x_t = process.corrupt(labels, t, generator)
-    keep = (torch.rand(batch, generator=generator) >= drop_text).to(tokens)
     time = (t / process.num_timesteps).to(labels.device)
-    logits = model(x_t, time, process.abar.float()[t].to(labels.device), tokens * keep.view(-1, 1, 1))
+    chance = torch.rand(3, batch, generator=generator).to(labels.device)
+    told = (chance[0] >= drop).float()
+    anchored = chance[2] >= torch.where(time > 0.6, 0.5, drop)
+    seen = condition.masked(told, told * (chance[1] >= 1.5 * drop), anchored.float())
+    logits = model(x_t, time, process.abar.float()[t].to(labels.device), seen)
     adjusted = logits + class_weight.log().view(1, -1, 1, 1, 1)
     per_voxel = F.cross_entropy(adjusted, labels.long(), weight=class_weight, reduction="none")
     total = per_voxel.mean()
     with torch.no_grad():
-        late = per_voxel.flatten(1).mean(1)[t > 0.8 * process.num_timesteps]
+        late = per_voxel.flatten(1).mean(1)[t.to(labels.device) > 0.8 * process.num_timesteps]
         noisy = late.mean() if len(late) else total
     return {"total": total, "noisy": noisy.detach()}

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
 from guidegen_data.anatomy import PHASES, Anatomy
+from guidegen_data.lesions import MIN_LESION_VOXELS, longest_diameter_mm
+from guidegen_data.models.anchors import anchor_balls
+from guidegen_data.models.mask_sampler import MaskCondition
 from guidegen_data.models.text import TextEncoder
-from guidegen_data.reports.findings import SEXES, Findings
+from guidegen_data.reports.fields import field_names, field_values
+from guidegen_data.reports.findings import MAX_LESIONS, SEXES, Findings
 from guidegen_data.sources.prepared import case_paths, load_case
 
 #: Classes that would vanish when two voxels become one: they win a coarse voxel with a smaller share.
@@ -34,22 +39,44 @@ def coarsen_labels(label_map: np.ndarray, anatomy: Anatomy, factor: int = 2) -> 
 
 
 def vary(findings: Findings, rng: np.random.Generator) -> Findings:
-    """The same findings with what the label map does not show drawn anew: phase, sex, age."""
+    """The same findings with what the label map does not show drawn anew (phase, sex, age), habitus told or not."""
     return replace(
         findings,
         phase=str(rng.choice(["", *PHASES])),
         sex=str(rng.choice(["", *SEXES])),
         age_decade=int(rng.integers(2, 10)) * 10 if rng.random() < 0.6 else None,
+        habitus=findings.habitus if rng.random() < 0.6 else "",
     )
+
+
+def lesion_places(label_map: np.ndarray, anatomy: Anatomy, factor: int) -> np.ndarray:
+    """(MAX_LESIONS, 4) float32: centre x, y, z and longest diameter in voxels of the coarse grid; zeros where none."""
+    pieces, count = ndimage.label(label_map == anatomy.lesion_id)
+    places = np.zeros((MAX_LESIONS, 4), np.float32)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    largest = [int(k) for k in np.argsort(-sizes)[:MAX_LESIONS] if sizes[k] >= MIN_LESION_VOXELS]
+    for row, k in enumerate(largest):
+        mask = pieces == k + 1
+        places[row, :3] = (np.argwhere(mask).mean(axis=0) + 0.5) / factor - 0.5
+        places[row, 3] = longest_diameter_mm(mask, anatomy.spacing_mm) / anatomy.spacing_mm[0] / factor
+    return places
 
 
 @dataclass(frozen=True)
 class MaskData:
-    """Label maps (N, X, Y, Z) uint8 and, for each, V versions of its prompt's tokens (N, V, L, D) float16."""
+    """Label maps (N, X, Y, Z) uint8, their lesions' places (N, M, 4), and for V versions of each what is told of it:
+    tokens (N, V, L, D) float16 and fields (N, V, F) float32."""
 
     labels: Tensor
+    places: Tensor
     tokens: Tensor
+    fields: Tensor
     num_classes: int
+
+    def to(self, device: torch.device) -> MaskData:
+        """The same data on a device, from where it is drawn."""
+        labels, places, tokens, fields = (t.to(device) for t in (self.labels, self.places, self.tokens, self.fields))
+        return MaskData(labels, places, tokens, fields, self.num_classes)
 
     def class_weight(self) -> Tensor:
         """(K,) loss weights: inverse frequency to the power 0.75, between 0.3 and 60.
@@ -61,34 +88,59 @@ class MaskData:
         frequency = (counts / counts.sum()).clamp(min=1e-7)
         return (1 / (frequency * self.num_classes)).pow(0.75).clamp(0.3, 60).float()
 
-    def batch(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Label maps (B, X, Y, Z) int64, moved up to two voxels sideways, and tokens (B, L, D) float32."""
+    def batch(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, MaskCondition]:
+        """Label maps (B, X, Y, Z) int64, moved up to two voxels sideways, and what is told of them.
+
+        Anchors are moved and resized a little against the lesions they stand for: a request is never exact.
+        """
         which = torch.randint(len(self.labels), (batch_size,), generator=generator)
         version = torch.randint(self.tokens.shape[1], (batch_size,), generator=generator)
         shift = torch.randint(-2, 3, (batch_size, 2), generator=generator)
+        num_places = self.places.shape[1]
+        moved = 0.4 * torch.randn(batch_size, num_places, 3, generator=generator)
+        moved[..., :2] += shift[:, None]
+        resized = 1 + 0.1 * (2 * torch.rand(batch_size, num_places, generator=generator) - 1)
+        device = self.labels.device
         labels = torch.stack(
             [self.labels[i].roll(tuple(s.tolist()), dims=(0, 1)) for i, s in zip(which, shift, strict=True)]
         )
-        return labels.long(), self.tokens[which, version].float()
+        places = self.places[which.to(device)].clone()
+        places[..., :3] += moved.to(device)
+        places[..., 3] *= resized.to(device)
+        which, version = which.to(device), version.to(device)
+        told = MaskCondition(
+            self.tokens[which, version].float(),
+            self.fields[which, version],
+            anchor_balls(places, tuple(labels.shape[1:])),
+        )
+        return labels.long(), told
 
 
 def load_mask_data(
     folder: Path, anatomy: Anatomy, encoder: TextEncoder, shape: tuple[int, int, int], versions: int = 3
 ) -> MaskData:
-    """Reads a prepared folder once; maps coarsened to `shape` and tokens are kept beside it for the next run."""
+    """Reads a prepared folder once; what training needs of it is kept beside it for the next run."""
     paths = case_paths(folder)
     factor = anatomy.shape[0] // shape[0]
     cache = folder / f"masks-{len(paths)}-f{factor}-v{versions}.pt"
-    if cache.exists():
-        held = torch.load(cache, weights_only=True)
-        return MaskData(held["labels"], held["tokens"], anatomy.num_classes)
-    labels, tokens = [], []
+    if not cache.exists():
+        held = _read_mask_data(paths, anatomy, encoder, factor, versions)
+        torch.save(held, cache)
+    return MaskData(**torch.load(cache, weights_only=True), num_classes=anatomy.num_classes)
+
+
+def _read_mask_data(
+    paths: list[Path], anatomy: Anatomy, encoder: TextEncoder, factor: int, versions: int
+) -> dict[str, Tensor]:
+    names = field_names(anatomy)
+    labels, places, tokens, fields = [], [], [], []
     for number, path in enumerate(tqdm(paths, desc="reading cases", unit="case", disable=None)):
         case = load_case(path)
         labels.append(torch.from_numpy(coarsen_labels(case.label_map, anatomy, factor)))
+        places.append(torch.from_numpy(lesion_places(case.label_map, anatomy, factor)))
         rng = np.random.default_rng(number)
-        prompts = [vary(case.findings, rng).prompt() for _ in range(versions)]
-        tokens.append(encoder(prompts).half())
-    data = MaskData(torch.stack(labels), torch.stack(tokens), anatomy.num_classes)
-    torch.save({"labels": data.labels, "tokens": data.tokens}, cache)
-    return data
+        told = [vary(case.findings, rng) for _ in range(versions)]
+        tokens.append(encoder([f.prompt() for f in told]).half())
+        fields.append(torch.from_numpy(np.stack([field_values(f, names) for f in told])))
+    parts = {"labels": labels, "places": places, "tokens": tokens, "fields": fields}
+    return {name: torch.stack(rows) for name, rows in parts.items()}

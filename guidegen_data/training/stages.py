@@ -16,6 +16,7 @@ from guidegen_data.models.autoencoder import CTAutoencoder, autoencoder_loss
 from guidegen_data.models.mask_sampler import MaskSampler, mask_loss
 from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
+from guidegen_data.reports.fields import field_names
 from guidegen_data.sources.bases import find_bases
 from guidegen_data.sources.volumes import Volume, read_ct, resample_ct, without_table
 from guidegen_data.training.ct_slices import SliceSource
@@ -51,14 +52,14 @@ def train_autoencoder(
 
 def train_masks(folder: Path, run_dir: Path, recipe: StageRecipe, anatomy: Anatomy) -> Iterator[Step]:
     """Trains stage 1 on a prepared folder."""
-    model = MaskSampler(num_classes=anatomy.num_classes, **recipe.network)
+    model = MaskSampler(num_classes=anatomy.num_classes, fields=field_names(anatomy), **recipe.network)
     data = load_mask_data(folder, anatomy, TextEncoder(), tuple(model.config.shape))
     process = CategoricalScheduler(num_classes=anatomy.num_classes).process
     weight = data.class_weight()
 
     def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        labels, tokens = data.batch(recipe.fit.batch_size, generator)
-        return mask_loss(model, process, labels, tokens, weight, generator)
+        labels, condition = data.batch(recipe.fit.batch_size, generator)
+        return mask_loss(model, process, labels, condition, weight, generator)
 
     yield from _fit(model, loss_of, recipe.fit, run_dir)
 
