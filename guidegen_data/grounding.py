@@ -58,15 +58,15 @@ class LesionPlacer:
         self.rngs = [np.random.default_rng([int(seed) % 2**63, 1]) for seed in seeds]
         self.places = np.zeros((len(findings), MAX_LESIONS, 4), np.float32)
 
-    def __call__(self, t: float, labels: Tensor) -> Tensor | None:
-        """New anchors (B, X, Y, Z) for likeliest labels (B, X, Y, Z) at time t, or None when nothing was placed."""
+    def __call__(self, t: float, belief: Tensor) -> Tensor | None:
+        """New anchors (B, X, Y, Z) given the belief (B, K, X, Y, Z) at time t, or None when nothing was placed."""
         if t > self.latest or not any(f.lesions for f in self.findings):
             return None
-        shape = tuple(labels.shape[1:])
+        shape = tuple(belief.shape[2:])
         before = self.places.copy()
         for b, asked in enumerate(self.findings):
             if (self.places[b, : len(asked.lesions), 3] == 0).any():
-                self._place(b, labels[b].to(torch.uint8).cpu().numpy())
+                self._place(b, belief[b].argmax(dim=0).to(torch.uint8).cpu().numpy())
         if (before == self.places).all():
             return None
         return anchor_balls(torch.from_numpy(self.places), shape)

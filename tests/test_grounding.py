@@ -6,6 +6,7 @@ import torch
 from tiny import tiny_pipeline
 
 from guidegen_data.anatomy import TORSO
+from guidegen_data.diffusion.categorical import one_hot
 from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes
 from guidegen_data.lesions import find_lesions
 from guidegen_data.reports.findings import Findings, Lesion
@@ -87,24 +88,25 @@ def test_lesions_are_placed_once_at_their_sites_and_not_before_their_time(body: 
     asked = Findings(
         lesions=(Lesion("liver", "right lobe", 30.0), Lesion("right lung", "upper lobe", 10.0)), region="abdomen"
     )
-    labels = torch.from_numpy(body[::2, ::2, ::2]).long()[None].expand(2, -1, -1, -1)
+    labels = torch.from_numpy(body[::2, ::2, ::2])[None]
+    belief = one_hot(labels, TORSO.num_classes).expand(2, -1, -1, -1, -1)
     placer = LesionPlacer([asked, Findings()], [3, 4], TORSO.field_mm, latest=0.7)
-    assert placer(0.8, labels) is None
-    anchors = placer(0.6, labels)
+    assert placer(0.8, belief) is None
+    anchors = placer(0.6, belief)
     assert anchors is not None
     assert anchors.shape == (2, 64, 64, 64)
     assert not anchors[1].any()
     inside = labels[0][anchors[0] > 0.9]
     assert (inside == TORSO.ids["liver"]).float().mean() > 0.6
     assert placer.places[0, 0, 3] == pytest.approx(5.0)
-    assert placer(0.5, labels) is None  # both lie where they lie; or the lung's upper lobe is not in this field
+    assert placer(0.5, belief) is None  # both lie where they lie; or the lung's upper lobe is not in this field
 
 
 def test_a_place_depends_on_the_seed_alone(body: np.ndarray) -> None:
     asked = Findings(lesions=(Lesion("liver", "right lobe", 30.0),))
-    labels = torch.from_numpy(body[::2, ::2, ::2]).long()[None]
+    belief = one_hot(torch.from_numpy(body[::2, ::2, ::2])[None], TORSO.num_classes)
     one, again, other = (
-        LesionPlacer([asked], [seed], TORSO.field_mm, latest=1.0)(0.5, labels) for seed in (1, 1, 2)
+        LesionPlacer([asked], [seed], TORSO.field_mm, latest=1.0)(0.5, belief) for seed in (1, 1, 2)
     )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)

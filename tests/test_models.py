@@ -174,13 +174,13 @@ def test_labels_that_are_given_are_kept_and_steer_their_surroundings(pipe) -> No
 def test_the_placer_is_asked_after_every_step_and_its_anchors_reach_the_network(pipe) -> None:
     asked = []
 
-    def place(t: float, labels: torch.Tensor) -> torch.Tensor | None:
-        asked.append((round(t, 2), tuple(labels.shape)))
+    def place(t: float, belief: torch.Tensor) -> torch.Tensor | None:
+        asked.append((round(t, 2), tuple(belief.shape)))
         return torch.ones(2, 16, 16, 16) if t > 0.9 else None
 
     condition = two_prompts(pipe)
     anchored = sampled(pipe, condition, place=place)
-    assert asked == [(1.0, (2, 16, 16, 16)), (0.67, (2, 16, 16, 16)), (0.33, (2, 16, 16, 16))]
+    assert asked == [(t, (2, 21, 16, 16, 16)) for t in (1.0, 0.67, 0.33)]
     assert not torch.equal(anchored, sampled(pipe, condition))
 
 

@@ -38,8 +38,8 @@ def sample_masks(
 
     `forbidden` (B, K, X) bool on the sampler's own grid marks classes that no belief may hold at that x. `known`
     (B, *shape) holds the labels that are given and -1 elsewhere: they are clamped in every belief, and kept as they are
-    in the result. `place(t, labels)` is asked after every step, with the time in [0, 1] and the likeliest labels so far
-    (B, X, Y, Z), for new lesion anchors; None keeps the old ones.
+    in the result. `place(t, belief)` is asked after every step, with the time in [0, 1] and the belief
+    (B, K, X, Y, Z), for new lesion anchors (B, X, Y, Z); None keeps the old ones.
     """
     scheduler.set_timesteps(num_steps)
     process = scheduler.process
@@ -57,7 +57,7 @@ def sample_masks(
             given = one_hot(coarse.clamp(min=0), process.num_classes, belief.dtype)
             belief = torch.where((coarse >= 0).unsqueeze(1), given, belief)
         x_t = scheduler.step(belief, t, x_t, generators).prev_sample
-        anchors = None if place is None else place(time, belief.argmax(dim=1))
+        anchors = None if place is None else place(time, belief)
         if anchors is not None:
             condition = replace(condition, anchors=anchors.to(condition.tokens.device))
     label_maps = upsample_belief(belief, shape)
