@@ -23,7 +23,8 @@ from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
 from guidegen_data.models.precision import choose_device, compute_dtype, place
-from guidegen_data.models.sampling import sample_cts, sample_masks
+from guidegen_data.models.sampling import sample_masks
+from guidegen_data.models.sampling_ct import sample_cts
 from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.models.text import DEFAULT_ENCODER, TextEncoder
 from guidegen_data.reports.fields import field_values
@@ -49,6 +50,7 @@ class GuideGenPipeline(DiffusionPipeline):
         guidance: float = 2.0,
         previous_level: float = 0.1,
         anchor_time: float = 0.7,
+        delay_ct: int | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -66,6 +68,7 @@ class GuideGenPipeline(DiffusionPipeline):
             guidance=guidance,
             previous_level=previous_level,
             anchor_time=anchor_time,
+            delay_ct=delay_ct,
         )
         self.fingerprint = ""
         self._text: TextEncoder | None = None
@@ -233,6 +236,7 @@ class GuideGenPipeline(DiffusionPipeline):
             generators,
             num_steps or self.config.num_steps_ct,
             self.config.previous_level,
+            self.config.delay_ct,
         )
 
     @torch.inference_mode()

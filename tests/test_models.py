@@ -19,7 +19,8 @@ from guidegen_data.models.mask_sampler import (
     mask_loss,
     unfold,
 )
-from guidegen_data.models.sampling import sample_cts, sample_masks
+from guidegen_data.models.sampling import sample_masks
+from guidegen_data.models.sampling_ct import sample_cts
 from guidegen_data.models.slice_generator import SliceGenerator, corrupt_previous, mask_triples
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.findings import Findings
@@ -228,7 +229,7 @@ def test_a_volume_is_the_same_alone_as_in_a_batch(pipe) -> None:
     tokens = pipe.encode(["CT chest. no tumour."]).expand(2, -1, -1)
     labels = torch.randint(0, 21, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
-    def cts(which):
+    def cts(which, **settings):
         generators = [torch.Generator().manual_seed(i) for i in which]
         return sample_cts(
             pipe.slice_generator,
@@ -238,12 +239,17 @@ def test_a_volume_is_the_same_alone_as_in_a_batch(pipe) -> None:
             tokens[which],
             generators,
             num_steps=2,
+            **settings,
         )
 
     together, alone = cts([0, 1]), torch.cat([cts([0]), cts([1])])
     assert together.shape == (2, 32, 32, 3)
     assert together.dtype == torch.int16
     assert (together - alone).abs().max() <= 1  # the last bit of float32 may differ with the batch
+    staggered = cts([0, 1], delay=1)
+    assert (staggered - torch.cat([cts([0], delay=1), cts([1], delay=1)])).abs().max() <= 1
+    assert torch.equal(cts([0], delay=2), cts([0]))
+    assert not torch.equal(staggered, together)
 
 
 def test_latents_of_an_autoencoder_have_the_shape_it_declares() -> None:

@@ -14,6 +14,10 @@ from guidegen_data.diffusion.categorical import CategoricalProcess
 from guidegen_data.models.unet3d import TextPool, UNet3d, patch_coordinates, sinusoid
 
 
+#: Lesions fill a voxel in three thousand, and most of the voxels of an anchor: the log-odds between the two.
+_ANCHOR_GAIN = 8.0
+
+
 @dataclass(frozen=True)
 class MaskCondition:
     """What stage 1 is told: report tokens (B, L, D), findings as numbers (B, F), lesion anchors (B, X, Y, Z) in [0, 1].
@@ -47,7 +51,8 @@ class MaskSampler(ModelMixin, ConfigMixin):
 
     Voxels are folded 2 x 2 x 2 into channels first, so the U-Net works at an eighth of the voxels. What the noisy label
     of a voxel itself says about its x_0 is known exactly, log q(x_t | x_0); it is added to the logits, so the network
-    learns only what the surroundings and the report say. `fields` names the facts of `MaskCondition.fields`.
+    learns only what the surroundings and the report say. `fields` names the facts of `MaskCondition.fields`. Lesions are
+    the last class; an anchor raises its logit where the anchor lies, and the network learns the shape.
     """
 
     @register_to_config
@@ -65,6 +70,8 @@ class MaskSampler(ModelMixin, ConfigMixin):
         self.time = nn.Sequential(nn.Linear(64, vector_size), nn.SiLU(), nn.Linear(vector_size, vector_size))
         self.facts = nn.Linear(len(fields), vector_size, bias=False)
         self.unet = UNet3d(8 * num_classes + 8 + 3, 8 * num_classes, channels, vector_size, token_size)
+        self.anchor_gain = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.anchor_gain.weight, _ANCHOR_GAIN)
         self.num_classes = num_classes
 
     def forward(self, x_t: Tensor, t: Tensor, abar_t: Tensor, condition: MaskCondition) -> Tensor:
@@ -76,8 +83,9 @@ class MaskSampler(ModelMixin, ConfigMixin):
         anchors = fold(condition.anchors.unsqueeze(1).to(like))
         where = patch_coordinates(tuple(labels.shape[2:]), labels).expand(len(labels), -1, -1, -1, -1)
         features = torch.cat([labels, anchors, where], dim=1)
-        logits = unfold(self.unet(features, vector, condition.tokens.to(like)).float())
-        return logits + self._evidence(x_t, abar_t)
+        logits = unfold(self.unet(features, vector, condition.tokens.to(like)).float()) + self._evidence(x_t, abar_t)
+        logits[:, -1] += condition.anchors.to(logits) * self.anchor_gain.weight.float()
+        return logits
 
     def _evidence(self, x_t: Tensor, abar_t: Tensor) -> Tensor:
         """log q(x_t | x_0 = k) up to a constant: log(1 + K abar / (1 - abar)) where k is the noisy label, else 0."""

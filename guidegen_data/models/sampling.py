@@ -1,4 +1,4 @@
-"""Running the two stages: tokens -> label maps by the categorical process, label maps -> CT slice after slice."""
+"""Running stage 1: what a report says -> label maps, by the categorical process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from guidegen_data.diffusion.categorical import CategoricalScheduler, one_hot, upsample_belief
-from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
-from guidegen_data.models.slice_generator import NO_PREVIOUS, SliceGenerator, corrupt_previous, mask_triples
 
-_DECODE_BATCH = 16
 _NEVER = -1e4
 
 
@@ -83,71 +80,3 @@ def _guided(
     both = condition.beside_unknown()
     conditional, unconditional = logits_of(torch.cat([x_t, x_t]), both).chunk(2)
     return unconditional + guidance * (conditional - unconditional)
-
-
-@torch.inference_mode()
-def sample_cts(
-    model: SliceGenerator,
-    scheduler,
-    autoencoder: CTAutoencoder,
-    label_maps: Tensor,
-    tokens: Tensor,
-    generators: list[torch.Generator],
-    num_steps: int,
-    previous_level: float = 0.1,
-    on_slice: Callable[[int], None] | None = None,
-) -> Tensor:
-    """CTs (B, X, Y, Z) int16 HU for label maps (B, X, Y, Z) uint8; all volumes advance one slice at a time together.
-
-    Slices run from the feet up; each sees the one below at noise level `previous_level`. HU are absolute: nothing is
-    rescaled between slices.
-    """
-    batch, x, y, depth = label_maps.shape
-    f = autoencoder.downsampling
-    shape = (depth, autoencoder.config.latent_channels, x // f, y // f)
-    noise = [torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]) for _ in range(2)]
-    start, blur = (n.to(label_maps.device) for n in noise)
-    level = torch.full((batch,), previous_level, device=label_maps.device)
-    none = torch.full((batch,), NO_PREVIOUS, device=label_maps.device)
-    pooled = model.text_pool(tokens)
-    latents: list[Tensor] = []
-    for z in range(depth):
-        mask = model.encode_mask(mask_triples(label_maps, z))
-        if latents:
-            previous, flag = corrupt_previous(latents[-1], level, blur[:, z]), level
-        else:
-            previous, flag = torch.zeros_like(start[:, z]), none
-        latents.append(_clean_slice(model, scheduler, start[:, z], mask, previous, flag, (tokens, pooled), num_steps))
-        if on_slice is not None:
-            on_slice(z)
-    return _decode(autoencoder, torch.stack(latents, dim=1))
-
-
-def _clean_slice(
-    model: SliceGenerator,
-    scheduler,
-    x: Tensor,
-    mask: Tensor,
-    previous: Tensor,
-    level: Tensor,
-    text: tuple[Tensor, Tensor],
-    num_steps: int,
-) -> Tensor:
-    dtype = next(model.parameters()).dtype
-    scheduler.set_timesteps(num_steps)
-    for i, t in enumerate(scheduler.timesteps):
-        sigma = torch.full((len(x),), float(scheduler.sigmas[i]), device=x.device)
-        velocity = model(x.to(dtype), sigma, mask, previous, level, *text)
-        x = scheduler.step(velocity.float(), t, x).prev_sample
-    return x
-
-
-def _decode(autoencoder: CTAutoencoder, latents: Tensor) -> Tensor:
-    """(B, Z, C, x, y) -> (B, X, Y, Z) int16 HU, a fixed number of slices at a time so that memory stays flat."""
-    batch, depth = latents.shape[:2]
-    flat = latents.flatten(0, 1)
-    parts = [
-        autoencoder.decode(flat[i : i + _DECODE_BATCH])[:, 0].round().to(torch.int16)
-        for i in range(0, len(flat), _DECODE_BATCH)
-    ]
-    return torch.cat(parts).unflatten(0, (batch, depth)).permute(0, 2, 3, 1).contiguous()
