@@ -1,0 +1,133 @@
+"""Running stage 2: label maps -> CT, slice after slice or in a staggered schedule."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.slice_generator import NO_PREVIOUS, SliceGenerator, corrupt_previous, mask_triples
+
+_DECODE_BATCH = 16
+#: An estimate reached at noise sigma is shown to the slice above as if it held this share of it as noise.
+_LEVEL_OF_SIGMA = 0.5
+
+
+@torch.inference_mode()
+def sample_cts(
+    model: SliceGenerator,
+    scheduler,
+    autoencoder: CTAutoencoder,
+    label_maps: Tensor,
+    tokens: Tensor,
+    generators: list[torch.Generator],
+    num_steps: int,
+    previous_level: float = 0.1,
+    delay: int | None = None,
+    on_slice: Callable[[int], None] | None = None,
+) -> Tensor:
+    """CTs (B, X, Y, Z) int16 HU for label maps (B, X, Y, Z) uint8; all volumes advance together.
+
+    Slices run from the feet up; each sees the one below at noise level `previous_level`. HU are absolute: nothing is
+    rescaled between slices. A slice starts `delay` steps after the one below it: by default when that one is finished,
+    with a smaller delay while it is still being cleaned. It then sees the estimate that its neighbour has reached, with
+    the neighbour's noise level, and num_steps / delay slices run side by side in one batch.
+    """
+    x, y, depth = label_maps.shape[1:]
+    f = autoencoder.downsampling
+    shape = (depth, autoencoder.config.latent_channels, x // f, y // f)
+    noise = [torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]) for _ in range(2)]
+    start, blur = (n.to(label_maps.device) for n in noise)
+    text = (tokens, model.text_pool(tokens))
+    delay = num_steps if delay is None else min(delay, num_steps)
+    below: _Lane | None = None
+    lanes: list[_Lane] = []
+    finished: list[Tensor] = []
+    for tick in range((depth - 1) * delay + num_steps):
+        z = tick // delay
+        if tick % delay == 0 and z < depth:
+            own = copy.deepcopy(scheduler)
+            own.set_timesteps(num_steps)
+            mask = model.encode_mask(mask_triples(label_maps, z))
+            lanes.append(_Lane(own, mask, start[:, z], blur[:, z], below, previous_level))
+            below = lanes[-1]
+        _advance(model, lanes, text)
+        while lanes and lanes[0].done:
+            if on_slice is not None:
+                on_slice(len(finished))
+            finished.append(lanes[0].x)
+            lanes.pop(0).below = None
+    return _decode(autoencoder, torch.stack(finished, dim=1))
+
+
+@dataclass
+class _Lane:
+    """One slice of every volume on its way from noise x (B, C, x, y), with its own scheduler and the lane below it."""
+
+    scheduler: Any
+    mask: Tensor
+    x: Tensor
+    blur: Tensor
+    below: _Lane | None
+    least_level: float
+    step: int = 0
+    estimate: Tensor = field(init=False)
+
+    @property
+    def done(self) -> bool:
+        return self.step == len(self.scheduler.timesteps)
+
+    @property
+    def sigma(self) -> float:
+        return float(self.scheduler.sigmas[self.step])
+
+    def seen(self) -> tuple[Tensor, float]:
+        """The slice below as the network shall see it, (B, C, x, y), and its noise level."""
+        if self.below is None:
+            return torch.zeros_like(self.x), NO_PREVIOUS
+        done = self.below.done
+        level = self.least_level if done else max(self.least_level, _LEVEL_OF_SIGMA * self.below.sigma)
+        held = self.below.x if done else self.below.estimate
+        return corrupt_previous(held, torch.full((len(held),), level, device=held.device), self.blur), level
+
+    def take(self, velocity: Tensor) -> None:
+        """One step of the scheduler; the estimate of the clean slice is x - sigma v."""
+        self.estimate = self.x - self.sigma * velocity
+        self.x = self.scheduler.step(velocity, self.scheduler.timesteps[self.step], self.x).prev_sample
+        self.step += 1
+
+
+def _advance(model: SliceGenerator, lanes: list[_Lane], text: tuple[Tensor, Tensor]) -> None:
+    """One step of every lane, in one batch."""
+    dtype, batch, device = next(model.parameters()).dtype, len(lanes[0].x), lanes[0].x.device
+    seen = [lane.seen() for lane in lanes]
+    sigma = torch.tensor([lane.sigma for lane in lanes], device=device).repeat_interleave(batch)
+    level = torch.tensor([level for _, level in seen], device=device).repeat_interleave(batch)
+    tokens, pooled = (t.repeat(len(lanes), *[1] * (t.ndim - 1)) for t in text)
+    velocity = model(
+        torch.cat([lane.x for lane in lanes]).to(dtype),
+        sigma,
+        torch.cat([lane.mask for lane in lanes]),
+        torch.cat([previous for previous, _ in seen]),
+        level,
+        tokens,
+        pooled,
+    )
+    for lane, v in zip(lanes, velocity.float().split(batch), strict=True):
+        lane.take(v)
+
+
+def _decode(autoencoder: CTAutoencoder, latents: Tensor) -> Tensor:
+    """(B, Z, C, x, y) -> (B, X, Y, Z) int16 HU, a fixed number of slices at a time so that memory stays flat."""
+    batch, depth = latents.shape[:2]
+    flat = latents.flatten(0, 1)
+    parts = [
+        autoencoder.decode(flat[i : i + _DECODE_BATCH])[:, 0].round().to(torch.int16)
+        for i in range(0, len(flat), _DECODE_BATCH)
+    ]
+    return torch.cat(parts).unflatten(0, (batch, depth)).permute(0, 2, 3, 1).contiguous()
