@@ -16,10 +16,10 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from guidegen_data.case import Case
 from guidegen_data.errors import ShardError
+from guidegen_data.shards.generators import device_kind, load_generator
 from guidegen_data.shards.manifest import CT, LABEL, Recipe, key_of, to_json
 from guidegen_data.shards.plan import CaseGenerator, ReportSource, generate_block, make_recipe
 from guidegen_data.shards.reader import ShardReader, TarCases
-from guidegen_data.shards.workers import device_kind, load_generator
 from guidegen_data.shards.writer import encode_case, write_tar
 
 try:
@@ -73,7 +73,7 @@ class GuideGenDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         tar, key = self._cases.locate(index)
-        item = monai_dict(tar.case(key), str(tar.path.parent))
+        item = monai_dict(tar.case(key), tar.folder.url)
         return item if self.transform is None else apply_transform(self.transform, item)
 
 
@@ -210,14 +210,15 @@ class _GeneratedCases:
         return self._tars[block], key_of(index)
 
     def _tar(self, block: int) -> TarCases:
-        path = self._folder / f"block-{block:08d}.tar"
+        name = f"block-{block:08d}.tar"
+        path = self._folder / name
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             # Workers of one DataLoader ask for cases of one block at the same time: one makes it, the others wait.
             with _held(self._folder / f".{path.name}.lock"):
                 if not path.exists():
                     write_tar(path, (encode_case(case).tar() for case in self._source.block(block)))
-        return TarCases(path)
+        return TarCases(self._folder, name)
 
 
 def _meta_tensor(array: np.ndarray, dtype: type, affine: torch.Tensor, name: str) -> MetaTensor:

@@ -15,15 +15,15 @@ from PIL import Image
 from test_shards import contents, damage
 
 from guidegen_data.cli.main import COMMANDS, main, shard
-from guidegen_data.shards import workers, writer
+from guidegen_data.shards import generators, storage
 
 REPORT = "CT abdomen and pelvis with contrast. 24 mm mass in the sigmoid colon. Status post cholecystectomy."
 
 
 @pytest.fixture(autouse=True)
 def _cheap_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(workers, "load_generator", load_ellipsoids)
-    monkeypatch.setattr(workers, "device_kind", lambda device: "cpu")
+    monkeypatch.setattr(generators, "load_generator", load_ellipsoids)
+    monkeypatch.setattr(generators, "device_kind", lambda device: "cpu")
     monkeypatch.setattr("guidegen_data.cli.memory.keep_freed_memory", lambda: None)
     monkeypatch.chdir(tmp_path)
 
@@ -115,11 +115,11 @@ def test_a_full_disk_is_told_in_a_sentence_and_the_same_command_goes_on(capsys, 
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(writer.os, "fsync", full)
+    monkeypatch.setattr(storage.os, "fsync", full)
     assert shard(["--n", "2", "--out", "a"]) == 1
     assert "disk is full" in capsys.readouterr().err
     assert not [p for p in Path("a").rglob("*.t*")]
-    monkeypatch.setattr(writer.os, "fsync", sync)
+    monkeypatch.setattr(storage.os, "fsync", sync)
     assert shard(["--n", "2", "--out", "a"]) == 0
 
 

@@ -27,10 +27,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guidegen_data.errors import ShardError
-from guidegen_data.shards import folder as folder_module
-from guidegen_data.shards import writer
-from guidegen_data.shards.folder import ShardFolder
-from guidegen_data.shards.manifest import WORK, RunConfig, key_of
+from guidegen_data.shards import storage, writer
+from guidegen_data.shards.folder import ShardFolder, check_folder
+from guidegen_data.shards.generators import set_torch_threads
+from guidegen_data.shards.manifest import FILES, WORK, RunConfig, key_of
 from guidegen_data.shards.plan import (
     ATTEMPTS_PER_REPORT,
     MAX_ATTEMPTS,
@@ -40,8 +40,9 @@ from guidegen_data.shards.plan import (
     make_recipe,
 )
 from guidegen_data.shards.reader import ShardReader, TarCases, decode_case
-from guidegen_data.shards.workers import compute_blocks, make_shards, num_cores, set_torch_threads
-from guidegen_data.shards.writer import encode_case, write_tar, write_whole
+from guidegen_data.shards.storage import LocalFolder, write_whole
+from guidegen_data.shards.workers import compute_blocks, make_shards
+from guidegen_data.shards.writer import encode_case, write_tar
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -59,7 +60,16 @@ def fill(folder: Path, config: RunConfig, generator: EllipsoidGenerator, num_blo
 def test_a_finished_folder_holds_just_what_the_contract_names(shards: Path) -> None:
     tars = [f"shard-{i:06d}.tar" for i in range(4)]
     assert sorted(contents(shards)) == sorted(
-        [*tars, "README.md", "index.json", "manifest.jsonl", "rejects.jsonl", "run.json"]
+        [
+            *tars,
+            "README.md",
+            "croissant.json",
+            "histograms.png",
+            "index.json",
+            "manifest.jsonl",
+            "rejects.jsonl",
+            "run.json",
+        ]
     )
 
 
@@ -207,7 +217,7 @@ def test_a_finished_run_is_not_touched_by_the_same_command(config: RunConfig, tm
     assert not (tmp_path.parent / "never").exists()
 
 
-@pytest.mark.parametrize("lost", ["shard-000001.tar", "index.json", "manifest.jsonl", "rejects.jsonl", "README.md"])
+@pytest.mark.parametrize("lost", ["shard-000001.tar", *FILES[1:-1]])
 def test_what_is_lost_from_a_folder_comes_back_the_same(shards: Path, config, tmp_path, generator, lost: str) -> None:
     fill(tmp_path, config, generator)
     (tmp_path / lost).unlink()
@@ -274,11 +284,11 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_run_goes_on(
         if next(calls) == call:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(writer.os, "fsync", full)
+    monkeypatch.setattr(storage.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         fill(tmp_path, config, generator)
     monkeypatch.undo()
-    assert not [name for name in contents(tmp_path) if name.endswith(writer.TEMPORARY)]
+    assert not [name for name in contents(tmp_path) if name.endswith(storage.TEMPORARY)]
     for tar in tmp_path.glob("shard-*.tar"):
         assert tar.read_bytes() == (shards / tar.name).read_bytes()
     fill(tmp_path, config, generator)
@@ -348,22 +358,22 @@ def test_a_model_that_changes_while_the_run_goes_on_is_refused(config: RunConfig
     changed = partial(EllipsoidGenerator, version="2")
     for num_workers in (1, 2):
         with pytest.raises(ShardError, match="model changed"):
-            list(compute_blocks(config.recipe, changed, [0, 1], config.n, num_workers))
+            list(compute_blocks(config.recipe, [changed] * num_workers, [0, 1], config.n))
 
 
 def test_a_worker_that_dies_is_told_in_a_sentence(config: RunConfig) -> None:
     with pytest.raises(ShardError, match="exit code 3"):
-        list(compute_blocks(config.recipe, partial(os._exit, 3), [0, 1], config.n, 2))
+        list(compute_blocks(config.recipe, [partial(os._exit, 3)] * 2, [0, 1], config.n))
 
 
 def test_float32_on_a_cpu_has_the_same_threads_whatever_the_workers() -> None:
     before = torch.get_num_threads()
     try:
-        for num_workers in (1, 2, 64):
-            set_torch_threads(SimpleNamespace(dtype=torch.float32), num_workers)
+        for num_threads in (1, 2, 8):
+            set_torch_threads(SimpleNamespace(dtype=torch.float32), num_threads)
             assert torch.get_num_threads() == 2
-            set_torch_threads(SimpleNamespace(dtype=torch.bfloat16), num_workers)
-            assert torch.get_num_threads() == max(1, num_cores() // num_workers)
+            set_torch_threads(SimpleNamespace(dtype=torch.bfloat16), num_threads)
+            assert torch.get_num_threads() == num_threads
     finally:
         torch.set_num_threads(before)
 
@@ -458,7 +468,7 @@ def test_a_case_without_all_its_members_is_named(case, tmp_path: Path) -> None:
     tar = tmp_path / "some.tar"
     write_tar(tar, [writer.tar_member("one.report.txt", b"text")])
     with pytest.raises(ShardError, match=r"no one\.ct\.nii\.gz"):
-        TarCases(tar).case("one")
+        TarCases(tmp_path, tar.name).case("one")
 
 
 def test_positions_beyond_the_end_are_index_errors_and_negative_ones_count_back(shards: Path) -> None:
@@ -472,7 +482,7 @@ def test_positions_beyond_the_end_are_index_errors_and_negative_ones_count_back(
 def test_an_index_is_needed_to_read_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"no index\.json"):
         ShardReader(tmp_path)
-    assert folder_module.check_folder(tmp_path / "new", None) is None  # type: ignore[arg-type]
+    assert check_folder(LocalFolder(tmp_path / "new"), None) is None  # type: ignore[arg-type]
 
 
 def test_the_card_counts_cases_rejects_and_findings(shards: Path) -> None:

@@ -15,7 +15,7 @@ see them: the patient's right on the left.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `guidegen preview`."""
-    parser.add_argument("folder", type=Path, help="folder of guidegen-shard")
+    parser.add_argument("folder", metavar="DIR|URL", help="folder of guidegen-shard")
     parser.add_argument("--out", type=Path, metavar="PNG", help="default: preview.png in the folder")
     parser.add_argument("--num", type=int, default=4, help="number of cases, evenly picked (default 4)")
     parser.add_argument(
@@ -29,14 +29,15 @@ def run(args: argparse.Namespace) -> int:
 
     from guidegen_data.preview import preview_sheet
     from guidegen_data.shards.reader import ShardReader
-    from guidegen_data.shards.writer import write_whole
+    from guidegen_data.shards.storage import folder_at
 
-    reader = ShardReader(args.folder)
+    folder = folder_at(args.folder)
+    reader = ShardReader(folder)
     num = max(0, min(args.num, len(reader)))
     sheet = preview_sheet([reader[i * len(reader) // num] for i in range(num)], args.window)
-    path = args.out or args.folder / "preview.png"
     buffer = BytesIO()
     sheet.save(buffer, "PNG")
-    write_whole(path, [buffer.getvalue()])
-    print(path)
+    target, name = (folder_at(args.out.parent), args.out.name) if args.out else (folder, "preview.png")
+    target.write(name, [buffer.getvalue()])
+    print(f"{target.url}/{name}" if target.url != "." else name)
     return 0

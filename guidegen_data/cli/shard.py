@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guidegen_data.errors import ShardError
 
 if TYPE_CHECKING:
     from guidegen_data.anatomy import Anatomy
-    from guidegen_data.shards.manifest import RunConfig
+    from guidegen_data.shards.manifest import Recipe, RunConfig
     from guidegen_data.shards.plan import CaseGenerator, ReportSource
+    from guidegen_data.shards.pools import Pool
+    from guidegen_data.shards.storage import Folder
 
 HELP = """\
 Generate paired CTs and label maps from report text into a folder of shards.
@@ -30,10 +31,11 @@ _EXAMPLES = """\
 examples:
   guidegen-shard --n 4
   guidegen-shard --n 200 --out liver --report "CT abdomen. 30 mm hypodense mass in the right lobe of the liver."
-  guidegen-shard --n 10000 --workers 4 --out big      # add --dry-run to see disk and shards first
+  guidegen-shard --n 10000 --workers auto --out big     # add --dry-run to see time, disk and memory first
+  guidegen-shard --n 10000 --ray 10.0.0.1:6379 --out s3://bucket/big
 """
-# Bytes of a case per voxel, CT and label map together, gzipped: 0.85 to 0.9 measured on real CTs at 3 mm.
-_BYTES_PER_VOXEL = 1.0
+# From so many cases on a run tells what it will take before it starts; the measurement costs the time of about two.
+_WORTH_MEASURING = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,53 +51,73 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--templates", metavar="FILE|NAME", help="how sampled findings are worded (default: those of the anatomy)"
     )
+    what.add_argument(
+        "--sampling", choices=("prevalence", "coverage"),
+        help="draw findings as often as they are met, or every lesion site and size equally (default prevalence)",
+    )  # fmt: skip
     how = parser.add_argument_group("model")
     how.add_argument("--model", default="torso", metavar="NAME|PATH", help="installed model or folder (default torso)")
     how.add_argument("--steps-mask", type=_positive, metavar="S", help="denoising steps of the mask (default: model's)")
     how.add_argument("--steps-ct", type=_positive, metavar="S", help="denoising steps a slice (default: model's)")
     how.add_argument("--guidance", type=float, metavar="G", help="1 follows the text as trained, more insists on it")
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default auto)")
-    how.add_argument("--workers", type=_positive, default=1, metavar="W", help="processes that generate (default 1)")
-    where = parser.add_argument_group("folder")
-    where.add_argument("--out", type=Path, default=Path("guidegen-shard"), metavar="DIR", help="default %(default)s")
-    where.add_argument("--shard-size", type=_positive, default=64, metavar="N", help="cases a shard (default 64)")
-    where.add_argument("--no-qc", action="store_true", help="keep cases that fail a quality check, with their verdict")
-    where.add_argument("--overwrite", action="store_true", help="replace shards of another configuration in DIR")
-    where.add_argument("--dry-run", action="store_true", help="print the plan and the disk it needs, generate nothing")
+    where = parser.add_argument_group("machine")
+    where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default auto)")
+    where.add_argument(
+        "--workers", type=_workers, metavar="W|auto",
+        help="processes that generate (default 1); auto: one for each GPU, or for every two cores",
+    )  # fmt: skip
+    where.add_argument(
+        "--ray", nargs="?", const="local", metavar="ADDRESS",
+        help="generate with actors on the Ray cluster at ADDRESS, or on one started here; --workers of them",
+    )  # fmt: skip
+    folder = parser.add_argument_group("folder")
+    folder.add_argument(
+        "--out", default="guidegen-shard", metavar="DIR|URL", help="or s3://..., gs://... (%(default)s)"
+    )
+    folder.add_argument("--shard-size", type=_positive, default=64, metavar="N", help="cases a shard (default 64)")
+    folder.add_argument("--no-qc", action="store_true", help="keep cases that fail a quality check, with their verdict")
+    folder.add_argument("--overwrite", action="store_true", help="replace shards of another configuration in DIR")
+    folder.add_argument("--dry-run", action="store_true", help="print plan, time, disk and memory; generate nothing")
 
 
 def run(args: argparse.Namespace) -> int:
     """Generate what is missing. GuideGenError with a sentence for anything that cannot be done; nothing is begun."""
-    from guidegen_data.shards import workers
+    from guidegen_data.shards import estimate, generators
     from guidegen_data.shards.folder import check_folder
     from guidegen_data.shards.manifest import RunConfig
     from guidegen_data.shards.plan import ReportSource, make_recipe
+    from guidegen_data.shards.pools import open_pool
+    from guidegen_data.shards.storage import folder_at
 
-    if args.report and args.templates:
-        raise ShardError("--templates word sampled findings, --report gives the words; use one of the two.")
+    if args.report and (args.templates or args.sampling):
+        raise ShardError("--templates and --sampling are for sampled findings, --report gives the words; use one way.")
     logging.getLogger("diffusers").setLevel(logging.ERROR)
-    kind = workers.device_kind(args.device)
-    load = partial(_load, workers.load_generator, args.model, args.device)
-    generator = load()
-    recipe = make_recipe(
-        generator,
-        device=kind,
-        seed=args.seed,
-        templates=args.templates,
-        reports=args.report,
-        num_steps_mask=args.steps_mask,
-        num_steps_ct=args.steps_ct,
-        guidance=args.guidance,
-        quality_control=not args.no_qc,
-    )
-    config = RunConfig(recipe, args.n, args.model, args.shard_size)
-    _tell_readings(ReportSource(recipe, generator.anatomy))
-    check_folder(args.out, config, args.overwrite)
-    if args.dry_run:
-        _print_plan(args.out, config, generator.anatomy)
-        return 0
-    _check_disk(args.out, config, generator.anatomy)
-    _generate(args, config, generator, load)
+    folder = folder_at(args.out)
+    with ExitStack() as stack:
+        pool = stack.enter_context(open_pool(args.device, args.workers, args.ray))
+        load = partial(_load, generators.load_generator, args.model)
+        generator = load(pool.own_device)
+        recipe = make_recipe(
+            generator,
+            device=pool.kind,
+            seed=args.seed,
+            templates=args.templates,
+            sampling=args.sampling or "prevalence",
+            reports=args.report,
+            num_steps_mask=args.steps_mask,
+            num_steps_ct=args.steps_ct,
+            guidance=args.guidance,
+            quality_control=not args.no_qc,
+        )
+        config = RunConfig(recipe, args.n, args.model, args.shard_size)
+        _tell_readings(ReportSource(recipe, generator.anatomy))
+        check_folder(folder, config, args.overwrite)
+        if args.dry_run:
+            _print_plan(folder, config, generator.anatomy)
+            print(*_forecast(generator, recipe, config.n, pool), sep="\n")
+            return 0
+        estimate.check_disk(folder, config, generator.anatomy)
+        _generate(args, folder, config, generator, load, pool)
     print(f"{args.out}: {config.n} cases in {config.num_shards} shards")
     return 0
 
@@ -109,20 +131,27 @@ def _load(load_generator: Callable[[str, str], CaseGenerator], model: str, devic
 
 
 def _generate(
-    args: argparse.Namespace, config: RunConfig, generator: CaseGenerator, load: partial[CaseGenerator]
+    args: argparse.Namespace,
+    folder: Folder,
+    config: RunConfig,
+    generator: CaseGenerator,
+    load: Callable[[str], CaseGenerator],
+    pool: Pool,
 ) -> None:
     from tqdm import tqdm
 
-    from guidegen_data.shards.workers import make_shards
+    from guidegen_data.shards.generators import model_card
+    from guidegen_data.shards.workers import fill_folder
 
-    # Workers load their own generators; alone, this process uses the one it has.
-    source = load if args.workers > 1 else lambda: generator
-    steps = make_shards(args.out, config, source, args.workers, args.overwrite)
+    compute = partial(pool.compute, config.recipe, load, config.n, generator)
+    steps = fill_folder(folder, config, compute, args.overwrite, model_card(args.model))
     begun = next(steps)
+    if (num_left := config.n - begun.num_done) >= _WORTH_MEASURING:
+        print(*_forecast(generator, config.recipe, num_left, pool), sep="\n", file=sys.stderr)
     silent = not sys.stderr.isatty()
     with tqdm(total=config.n, initial=begun.num_done, unit="case", disable=silent) as bar:
         for progress in steps:
-            bar.set_postfix(rejects=progress.num_rejects, refresh=False)
+            bar.set_postfix_str(f"rejects {progress.num_rejects} ({progress.reject_share:.0%})", refresh=False)
             bar.update(progress.num_done - bar.n)
 
 
@@ -133,42 +162,51 @@ def _tell_readings(source: ReportSource) -> None:
                 print(f"report {number}: {what}: {note}", file=sys.stderr)
 
 
-def _bytes_needed(config: RunConfig, anatomy: Anatomy) -> float:
-    x, y, z = anatomy.shape
-    # A shard being written exists twice, as finished blocks and as the shard.
-    return (config.n + min(config.n, config.shard_size)) * x * y * z * _BYTES_PER_VOXEL
+def _print_plan(folder: Folder, config: RunConfig, anatomy: Anatomy) -> None:
+    from guidegen_data.shards.estimate import bytes_needed
 
-
-def _print_plan(folder: Path, config: RunConfig, anatomy: Anatomy) -> None:
     size = " x ".join(str(v) for v in anatomy.shape)
     spacing = " x ".join(f"{v:g}" for v in anatomy.spacing_mm)
     recipe = config.recipe
-    words = f"{len(recipe.reports)} reports in turns" if recipe.reports else f"templates {recipe.templates!r}"
+    sampled = f"findings by {recipe.sampling}, templates {recipe.templates!r}"
+    words = f"{len(recipe.reports)} reports in turns" if recipe.reports else sampled
     print(f"{config.n} cases of {size} voxels at {spacing} mm, by {words}, seed {recipe.seed}")
-    print(f"{config.num_shards} shards in {folder}, generated in {config.num_blocks} blocks of {recipe.block_size}")
-    print(f"about {_bytes_needed(config, anatomy) / 1e9:.2f} GB of disk at the most; {_free(folder) / 1e9:.2f} GB free")
+    print(f"{config.num_shards} shards in {folder.url}, generated in {config.num_blocks} blocks of {recipe.block_size}")
+    free = folder.free_bytes()
+    needed, room = bytes_needed(config, anatomy), "" if free is None else f"; {free / 1e9:.2f} GB free"
+    print(f"about {needed / 1e9:.2f} GB of disk at the most{room}")
+    if free is not None and needed > free:
+        print("the disk cannot hold that: the run would be refused")
     print(f"model {config.model} {recipe.model_sha256[:16]} on {recipe.device}")
 
 
-def _check_disk(folder: Path, config: RunConfig, anatomy: Anatomy) -> None:
-    done = sum(p.stat().st_size for p in folder.rglob("*.tar")) if folder.is_dir() else 0
-    needed, free = _bytes_needed(config, anatomy) - done, _free(folder)
-    if needed > free:
-        raise ShardError(
-            f"{config.n} cases need about {needed / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free; free some "
-            f"space, or give another --out or a smaller --n."
-        )
+def _forecast(generator: CaseGenerator, recipe: Recipe, num_cases: int, pool: Pool) -> list[str]:
+    """What a run takes, in up to three lines; measured by a few drafts with few steps."""
+    from guidegen_data.shards.estimate import duration, free_memory_gib, measure
 
-
-def _free(folder: Path) -> int:
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    return shutil.disk_usage(there).free
+    if pool.kind == "cuda" and pool.own_device == "cpu":
+        return [f"{pool}: their GPUs are elsewhere, so time and memory are not measured; see the bar after some blocks"]
+    found = measure(generator, recipe)
+    seconds = found.seconds_a_case * num_cases / pool.speedup
+    lines = [
+        f"about {duration(seconds)} for {num_cases} cases with {pool}, rejected drafts not counted "
+        f"({found.seconds_a_case:.2f} s a case, measured just now)",
+        f"about {found.peak_gib:.2f} GiB of memory a process, {found.peak_gib * pool.number:.2f} GiB in all",
+    ]
+    free = free_memory_gib()
+    if pool.kind == "cpu" and pool.is_here and free is not None and found.peak_gib * (pool.number - 1) > free:
+        lines.append(f"that is more than the {free:.2f} GiB that are free: give fewer --workers")
+    return lines
 
 
 def _positive(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
     return value
+
+
+def _workers(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)
 
 
 def _not_negative(text: str) -> int:

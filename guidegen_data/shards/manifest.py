@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from platform import python_version
 from typing import Any
 
 from guidegen_data.case import Case
 from guidegen_data.errors import ShardError
+from guidegen_data.shards.storage import Folder
 
 FORMAT = 1
 RUN, INDEX, MANIFEST, REJECTS, CARD = "run.json", "index.json", "manifest.jsonl", "rejects.jsonl", "README.md"
+HISTOGRAMS, CROISSANT, MODEL_CARD = "histograms.png", "croissant.json", "model-card.md"
+FILES = (RUN, INDEX, MANIFEST, REJECTS, CARD, HISTOGRAMS, CROISSANT, MODEL_CARD)
 WORK = ".partial"
 CT, LABEL, REPORT, META = "ct.nii.gz", "label.nii.gz", "report.txt", "meta.json"
 MEMBERS = (CT, LABEL, REPORT, META)
-_DESCRIBED = ("torch", "diffusers", "transformers", "numpy", "scipy", "nibabel")
+_DESCRIBED = ("torch", "diffusers", "transformers", "numpy", "scipy", "nibabel", "isal")
 
 
 def key_of(index: int) -> str:
@@ -41,8 +43,8 @@ class Recipe:
     """Everything that decides the bytes of case i besides i itself.
 
     `device` is the kind ('cpu', 'cuda'), not which one. `reports` are the user's own texts (case i takes the i-th, in
-    turns); without them findings are sampled and worded by `templates`. `block_size` consecutive cases are always
-    generated as one batch, because arithmetic in a batch of another size may round differently.
+    turns); without them findings are drawn by `sampling` and worded by `templates`. `block_size` consecutive cases are
+    always generated as one batch, because arithmetic in a batch of another size may round differently.
     """
 
     model_sha256: str
@@ -56,6 +58,7 @@ class Recipe:
     num_steps_ct: int | None = None
     guidance: float | None = None
     quality_control: bool = True
+    sampling: str = "prevalence"
     block_size: int = 4
     package_version: str = ""
 
@@ -198,41 +201,47 @@ def run_record(config: RunConfig) -> dict[str, Any]:
     return {"format": FORMAT, "config": config.to_dict(), "versions": versions | {"python": python_version()}}
 
 
-def read_json(path: Path) -> Any:
+def read_json(folder: Folder, name: str) -> Any:
     """The JSON in a file of a shard folder; ShardError when it is missing or damaged."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        with folder.open(name) as file:
+            return json.loads(file.read())
     except FileNotFoundError as error:
-        raise ShardError(f"{path.parent} has no {path.name}, so it is no shard folder; check the path.") from error
+        raise ShardError(f"{folder.url} has no {name}, so it is no shard folder; check the path.") from error
     except (ValueError, OSError) as error:
-        raise ShardError(f"{path} is damaged ({error}); delete it and run the same guidegen-shard command.") from error
+        raise _damaged(folder, name, error) from error
 
 
-def read_config(folder: Path) -> RunConfig:
+def read_config(folder: Folder) -> RunConfig:
     """The configuration a shard folder was made with; ShardError when there is none."""
-    record = read_json(folder / RUN)
+    record = read_json(folder, RUN)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ShardError(f"{folder / RUN} is not of shard format {FORMAT}; it belongs to something else.")
+        raise ShardError(f"{folder.url}/{RUN} is not of shard format {FORMAT}; it belongs to something else.")
     return RunConfig.from_dict(record.get("config", {}))
 
 
-def read_index(folder: Path) -> list[ShardEntry]:
+def read_index(folder: Folder) -> list[ShardEntry]:
     """The published shards by index.json; ShardError when it is missing, damaged or of another format."""
-    record = read_json(folder / INDEX)
+    record = read_json(folder, INDEX)
     try:
         return [ShardEntry(**entry) for entry in record["shards"]]
     except (KeyError, TypeError) as error:
-        raise ShardError(f"{folder / INDEX} is not of shard format {FORMAT} ({error}).") from error
+        raise ShardError(f"{folder.url}/{INDEX} is not of shard format {FORMAT} ({error}).") from error
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file; none when there is no such file. ShardError when a line is damaged."""
-    if not path.exists():
-        return []
+def read_lines(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
+    """The lines of a .jsonl file, one after the other; none when there is no such file.
+
+    ShardError when a line is damaged.
+    """
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        with folder.open(name) as file:
+            for line in file:
+                yield json.loads(line)
+    except FileNotFoundError:
+        return
     except ValueError as error:
-        raise ShardError(f"{path} is damaged ({error}); delete it and run the same guidegen-shard command.") from error
+        raise _damaged(folder, name, error) from error
 
 
 def installed_version(name: str) -> str:
@@ -241,6 +250,10 @@ def installed_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "absent"
+
+
+def _damaged(folder: Folder, name: str, error: Exception) -> ShardError:
+    return ShardError(f"{folder.url}/{name} is damaged ({error}); run `guidegen verify --repair` on the folder.")
 
 
 def _brief(value: object) -> str:

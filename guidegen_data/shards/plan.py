@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from guidegen_data.errors import ShardError
 from guidegen_data.quality import verdict
 from guidegen_data.reports.abstraction import Abstraction, abstract_report
 from guidegen_data.reports.findings import Findings
-from guidegen_data.reports.sampling import sample_findings
+from guidegen_data.reports.sampling import Mode, sample_findings
 from guidegen_data.reports.templates import library_names, load_templates
 from guidegen_data.shards.manifest import Recipe, case_meta, key_of
 
@@ -63,7 +63,7 @@ class ReportSource:
 
     def __init__(self, recipe: Recipe, anatomy: Anatomy) -> None:
         """ReportError or FindingsError when a report or the template library cannot be used."""
-        self._seed, self._anatomy = recipe.seed, anatomy
+        self._seed, self._anatomy, self._sampling = recipe.seed, anatomy, cast(Mode, recipe.sampling)
         self.abstractions: list[Abstraction] = [abstract_report(text, anatomy) for text in recipe.reports]
         self._reports = recipe.reports
         self._templates = None if recipe.reports else load_templates(recipe.templates)
@@ -73,7 +73,9 @@ class ReportSource:
         if self._templates is None:
             turn = index % len(self._reports)
             return Request(self.abstractions[turn].findings, self._reports[turn])
-        findings = sample_findings(_generator(self._seed, "findings", index, draw), self._anatomy)
+        findings = sample_findings(
+            _generator(self._seed, "findings", index, draw), self._anatomy, self._sampling, index
+        )
         return Request(findings, self._templates.render(findings, _generator(self._seed, "words", index, draw)))
 
 
@@ -83,6 +85,7 @@ def make_recipe(
     device: str = "cpu",
     seed: int = 0,
     templates: str | None = None,
+    sampling: str = "prevalence",
     reports: Sequence[str] = (),
     num_steps_mask: int | None = None,
     num_steps_ct: int | None = None,
@@ -97,6 +100,7 @@ def make_recipe(
         device=device,
         templates=templates,
         templates_sha256=_templates_sha256(templates),
+        sampling=sampling,
         seed=seed,
         reports=tuple(reports),
         num_steps_mask=num_steps_mask,

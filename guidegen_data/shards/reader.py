@@ -7,10 +7,10 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -20,57 +20,49 @@ from guidegen_data.case import Case
 from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.reports.findings import Findings
 from guidegen_data.shards.manifest import CT, LABEL, MEMBERS, META, REPORT, ShardEntry, read_index
+from guidegen_data.shards.storage import Folder, folder_at
 
 _MEND = "copy it again, or delete it and run the same guidegen-shard command, which makes it anew"
 Extents = Mapping[str, Mapping[str, tuple[int, int]]]
 
 
-def walk_tar(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
+def walk_tar(folder: Folder, name: str) -> dict[str, dict[str, tuple[int, int]]]:
     """Case key -> member suffix -> (offset, size) of every file in a tar, in order; reads the headers only.
 
     Raises ShardError when the file is missing, truncated or no tar.
     """
     extents: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with folder.open(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 key, _, suffix = info.name.partition(".")
                 extents.setdefault(key, {})[suffix] = (info.offset_data, info.size)
     except FileNotFoundError as error:
-        raise ShardError(f"{path} is missing; {_MEND}.") from error
+        raise ShardError(f"{folder.url}/{name} is missing; {_MEND}.") from error
     except (tarfile.TarError, OSError) as error:
-        raise ShardError(f"{path} is truncated or no tar ({error}); {_MEND}.") from error
+        raise ShardError(f"{folder.url}/{name} is truncated or no tar ({error}); {_MEND}.") from error
     return extents
 
 
 class TarCases:
     """The cases of one tar by key. Holds offsets, no open file, so it can be pickled and forked."""
 
-    def __init__(self, path: Path, expected_bytes: int | None = None) -> None:
+    def __init__(self, location: str | os.PathLike[str] | Folder, name: str, expected_bytes: int | None = None) -> None:
         """ShardError when the file is missing, no tar, or not as long as it should be."""
-        self.path = path
-        if expected_bytes is not None and path.exists() and (size := path.stat().st_size) != expected_bytes:
-            raise ShardError(f"{path} should have {expected_bytes} bytes, but has {size}; {_MEND}.")
-        self._extents = walk_tar(path)
+        self.folder, self.name = folder_at(location), name
+        if expected_bytes is not None and (size := self.folder.size(name)) not in (None, expected_bytes):
+            raise ShardError(f"{self.url} should have {expected_bytes} bytes, but has {size}; {_MEND}.")
+        self._extents = walk_tar(self.folder, name)
         self.keys = list(self._extents)
+
+    @property
+    def url(self) -> str:
+        """Path or URL of the tar."""
+        return f"{self.folder.url}/{self.name}"
 
     def members(self, key: str) -> dict[str, bytes]:
         """Suffix -> bytes of a case; reads nothing else. ShardError when one of the four is missing or cut."""
-        extents = self._extents.get(key, {})
-        if absent := [suffix for suffix in MEMBERS if suffix not in extents]:
-            raise ShardError(f"{self.path} holds no {key}.{absent[0]}; {_MEND}.")
-        members = {}
-        try:
-            with open(self.path, "rb") as file:
-                for suffix in MEMBERS:
-                    offset, size = extents[suffix]
-                    file.seek(offset)
-                    members[suffix] = file.read(size)
-        except OSError as error:
-            raise ShardError(f"{self.path} cannot be read ({error}); {_MEND}.") from error
-        if cut := [suffix for suffix in MEMBERS if len(members[suffix]) != extents[suffix][1]]:
-            raise ShardError(f"{self.path} ends within {key}.{cut[0]}; {_MEND}.")
-        return members
+        return self._read(key, MEMBERS)
 
     def suffixes(self, key: str) -> set[str]:
         """What the tar holds of a case."""
@@ -78,19 +70,35 @@ class TarCases:
 
     def meta(self, key: str) -> dict[str, Any]:
         """KEY.meta.json."""
-        return parse_meta(key, self.members(key)[META], str(self.path))
+        return parse_meta(key, self._read(key, (META,))[META], self.url)
 
     def case(self, key: str) -> Case:
         """The case, with its metadata as `provenance`. ShardError when a byte of it was altered."""
-        return decode_case(key, self.members(key), str(self.path))
+        return decode_case(key, self.members(key), self.url)
+
+    def _read(self, key: str, suffixes: Sequence[str]) -> dict[str, bytes]:
+        extents, members = self._extents.get(key, {}), {}
+        if absent := [suffix for suffix in suffixes if suffix not in extents]:
+            raise ShardError(f"{self.url} holds no {key}.{absent[0]}; {_MEND}.")
+        try:
+            with self.folder.open(self.name) as file:
+                for suffix in suffixes:
+                    offset, size = extents[suffix]
+                    file.seek(offset)
+                    members[suffix] = file.read(size)
+        except OSError as error:
+            raise ShardError(f"{self.url} cannot be read ({error}); {_MEND}.") from error
+        if cut := [suffix for suffix in suffixes if len(members[suffix]) != extents[suffix][1]]:
+            raise ShardError(f"{self.url} ends within {key}.{cut[0]}; {_MEND}.")
+        return members
 
 
 class ShardReader:
     """The cases of a shard folder, by position: `reader[i]`, `len(reader)`. Opens a shard when it is first needed."""
 
-    def __init__(self, folder: str | Path) -> None:
-        """ShardError when the folder has no index."""
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike[str] | Folder) -> None:
+        """A path or any URL that fsspec opens. ShardError when the folder has no index."""
+        self.folder = folder_at(folder)
         self.entries: list[ShardEntry] = read_index(self.folder)
         self._ends = list(itertools.accumulate(entry.num_cases for entry in self.entries))
         self._tars: dict[int, TarCases] = {}
@@ -108,14 +116,14 @@ class ShardReader:
     def locate(self, position: int) -> tuple[TarCases, str]:
         """The tar and the key of the case at a position. IndexError beyond the end, ShardError for a bad shard."""
         if not -len(self) <= position < len(self):
-            raise IndexError(f"case {position} of {len(self)} in {self.folder}")
+            raise IndexError(f"case {position} of {len(self)} in {self.folder.url}")
         position %= len(self)
         shard = bisect.bisect_right(self._ends, position)
         entry = self.entries[shard]
         if shard not in self._tars:
-            tar = TarCases(self.folder / entry.name, entry.bytes)
+            tar = TarCases(self.folder, entry.name, entry.bytes)
             if len(tar.keys) != entry.num_cases:
-                raise ShardError(f"{tar.path} should hold {entry.num_cases} cases, not {len(tar.keys)}; {_MEND}.")
+                raise ShardError(f"{tar.url} should hold {entry.num_cases} cases, not {len(tar.keys)}; {_MEND}.")
             self._tars[shard] = tar
         tar = self._tars[shard]
         return tar, tar.keys[position - self._ends[shard] + entry.num_cases]

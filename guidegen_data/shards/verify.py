@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from guidegen_data.anatomy import anatomy_named
 from guidegen_data.case import Case
-from guidegen_data.errors import ShardError
+from guidegen_data.errors import GuideGenError, ShardError
+from guidegen_data.quality import verdict
+from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.shards import manifest
-from guidegen_data.shards.folder import file_sha256
-from guidegen_data.shards.manifest import MEMBERS, RunConfig, ShardEntry, key_of
+from guidegen_data.shards.folder import is_shard
+from guidegen_data.shards.manifest import INDEX, MANIFEST, MEMBERS, REJECTS, RunConfig, ShardEntry, key_of
 from guidegen_data.shards.reader import TarCases
+from guidegen_data.shards.storage import Folder, file_sha256, folder_at
+
+_AGAIN = "run the same guidegen-shard command again"
 
 
 @dataclass(frozen=True)
@@ -30,67 +37,96 @@ class Problem:
         return ": ".join(filter(None, (self.file, self.key, self.what)))
 
 
-def problems(folder: str | Path) -> Iterator[Problem]:
-    """Everything that is wrong: checksums, members, grids, label ids, reports, index against configuration.
+def problems(location: str | os.PathLike[str] | Folder) -> Iterator[Problem]:
+    """Everything that is wrong: checksums, members, grids, label ids, reports against label maps, index and manifest.
 
     ShardError when there is no shard folder at all.
     """
-    path = Path(folder)
-    config, entries = manifest.read_config(path), manifest.read_index(path)
-    yield from _check_index(config, entries)
-    lines = {line["key"]: line for line in manifest.read_lines(path / manifest.MANIFEST)}
-    for entry in entries:
-        yield from _check_shard(path / entry.name, entry, config, lines)
-    listed = {entry.name for entry in entries}
-    for extra in sorted(p.name for p in path.glob("shard-*.tar") if p.name not in listed):
-        yield Problem(extra, "", f"not in {manifest.INDEX}; run the same guidegen-shard command again")
-
-
-def _check_index(config: RunConfig, entries: list[ShardEntry]) -> Iterator[Problem]:
-    if (number := sum(entry.num_cases for entry in entries)) != config.n:
-        yield Problem(manifest.INDEX, "", f"{number} cases of {config.n}; run the same guidegen-shard command again")
-    expected = [manifest.shard_name(shard) for shard in range(config.num_shards)]
-    for name in sorted({e.name for e in entries} - set(expected)):
-        yield Problem(manifest.INDEX, "", f"{name} belongs to no shard of {manifest.RUN}")
-
-
-def _check_shard(path: Path, entry: ShardEntry, config: RunConfig, lines: dict[str, Any]) -> Iterator[Problem]:
+    folder = folder_at(location)
+    config = manifest.read_config(folder)
     try:
-        if path.exists() and file_sha256(path) != entry.sha256:
-            yield Problem(path.name, "", f"the checksum is not the one in {manifest.INDEX}")
-        tar = TarCases(path, entry.bytes)
+        entries = manifest.read_index(folder)
     except ShardError as error:
-        yield Problem(path.name, "", str(error))
+        entries = []
+        yield Problem(INDEX, "", str(error))
+    whole = sum(entry.num_cases for entry in entries) == config.n
+    yield from _check_index(folder, config, entries)
+    told: dict[str, dict[str, str]] | None = None
+    if whole or folder.size(MANIFEST) is not None:  # both are written when the folder is whole
+        told = {}
+        for name in (MANIFEST, REJECTS):
+            try:
+                told[name] = _told_lines(folder, name)
+            except ShardError as error:
+                told[name] = {}
+                yield Problem(name, "", str(error))
+    for entry in entries:
+        yield from _check_shard(folder, entry, config, told)
+    listed = {entry.name for entry in entries}
+    for extra in sorted(name for name in folder.sizes() if is_shard(name) and name not in listed):
+        yield Problem(extra, "", f"not in {INDEX}; {_AGAIN}")
+
+
+def _told_lines(folder: Folder, name: str) -> dict[str, str]:
+    """Key -> the lines of a .jsonl file about that case, joined."""
+    told: dict[str, str] = {}
+    for line in manifest.read_lines(folder, name):
+        told[line["key"]] = told.get(line["key"], "") + manifest.to_json(line) + "\n"
+    return told
+
+
+def _check_index(folder: Folder, config: RunConfig, entries: list[ShardEntry]) -> Iterator[Problem]:
+    if (number := sum(entry.num_cases for entry in entries)) != config.n:
+        yield Problem(INDEX, "", f"{number} cases of {config.n}; {_AGAIN}")
+        return
+    expected = {manifest.shard_name(shard) for shard in range(config.num_shards)}
+    for name in sorted({e.name for e in entries} - expected):
+        yield Problem(INDEX, "", f"{name} belongs to no shard of {manifest.RUN}")
+    with suppress(ShardError):
+        if manifest.read_json(folder, INDEX) != manifest.index_of(config, entries):
+            yield Problem(INDEX, "", "its totals are not those of its shards")
+    for name in (manifest.CARD, manifest.CROISSANT, manifest.HISTOGRAMS):
+        if folder.size(name) is None:
+            yield Problem(name, "", f"missing; {_AGAIN}")
+
+
+def _check_shard(
+    folder: Folder, entry: ShardEntry, config: RunConfig, told: Mapping[str, Mapping[str, str]] | None
+) -> Iterator[Problem]:
+    try:
+        if folder.size(entry.name) is not None and file_sha256(folder, entry.name) != entry.sha256:
+            yield Problem(entry.name, "", f"the checksum is not the one in {INDEX}")
+        tar = TarCases(folder, entry.name, entry.bytes)
+    except ShardError as error:
+        yield Problem(entry.name, "", str(error))
         return
     first, last = int(entry.first_key[1:]), int(entry.last_key[1:])
     expected = [key_of(i) for i in range(first, last + 1)]
     for key in sorted(set(expected) ^ set(tar.keys)):
-        yield Problem(path.name, key, "missing" if key in expected else "does not belong here")
+        yield Problem(entry.name, key, "missing" if key in expected else "does not belong here")
     for key in tar.keys:
-        yield from (Problem(path.name, key, what) for what in _check_case(tar, key, config, lines.get(key)))
+        try:
+            case = tar.case(key)
+        except ShardError as error:
+            yield Problem(entry.name, key, str(error))
+            continue
+        extra = tar.suffixes(key) - set(MEMBERS)
+        for what in (
+            *(f"unexpected member {name}" for name in sorted(extra)),
+            *_check_case(case, config),
+            *_check_report(case, config),
+        ):
+            yield Problem(entry.name, key, what)
+        if told is not None:
+            yield from _check_lines(case, entry.name, told)
 
 
-def _check_case(tar: TarCases, key: str, config: RunConfig, line: dict[str, Any] | None) -> Iterator[str]:
-    try:
-        case = tar.case(key)
-    except ShardError as error:
-        yield str(error)
-        return
-    if extra := tar.suffixes(key) - set(MEMBERS):
-        yield f"unexpected member {', '.join(sorted(extra))}"
+def _check_case(case: Case, config: RunConfig) -> Iterator[str]:
+    meta = case.provenance
     if case.anatomy.name != config.recipe.anatomy:
         yield f"anatomy {case.anatomy.name}, not {config.recipe.anatomy}"
-    if not case.report.strip():
-        yield "the report is empty"
-    if config.recipe.reports and case.report not in config.recipe.reports:
-        yield "the report is none of those that were asked for"
-    if case.provenance.get("recipe_sha256") != config.recipe.sha256:
+    if meta.get("recipe_sha256") != config.recipe.sha256:
         yield "made by another recipe"
-    yield from _check_meta(case, line, tar.path.name)
-
-
-def _check_meta(case: Case, line: dict[str, Any] | None, shard: str) -> Iterator[str]:
-    meta = case.provenance
     table = {str(c.id): c.name for c in anatomy_named(case.anatomy.name).classes}
     if meta.get("label_table") != table:
         yield f"its label table is not that of {case.anatomy.name}"
@@ -100,5 +136,53 @@ def _check_meta(case: Case, line: dict[str, Any] | None, shard: str) -> Iterator
         yield "the volumes in its metadata are not those of its label map"
     if meta.get("shape") != list(case.ct_hu.shape) or not np.allclose(meta.get("spacing_mm", 0), case.spacing_mm):
         yield "the grid in its metadata is not that of its CT"
-    if line != manifest.manifest_line(meta, shard):
-        yield f"its line in {manifest.MANIFEST} is missing or differs"
+
+
+def _check_report(case: Case, config: RunConfig) -> Iterator[str]:
+    """The report against the findings, and the findings against the label map."""
+    recipe = config.recipe
+    if not case.report.strip():
+        yield "the report is empty"
+    elif recipe.reports and case.report not in recipe.reports:
+        yield "the report is none of those that were asked for"
+    elif not recipe.templates_sha256:  # a user's own templates may say things that no rule reads
+        yield from _contradictions(case)
+    if recipe.package_version != manifest.installed_version("guidegen-data"):
+        return  # its checks may have been others
+    now, then = verdict(case), case.provenance.get("quality", {})
+    outcomes = [{c["name"]: c["pass"] for c in judged.get("checks", [])} for judged in (now, then)]
+    if outcomes[0] != outcomes[1] or now["passed"] != then.get("passed"):
+        yield "its quality verdict is not the one its label map and CT get"
+    if recipe.quality_control and not now["passed"]:
+        failed = ", ".join(check["name"] for check in now["checks"] if not check["pass"])
+        yield f"the label map does not fit the report: {failed}"
+
+
+def _contradictions(case: Case) -> Iterator[str]:
+    """What the report says and the findings do not; a report may be silent on anything."""
+    try:
+        read, found = abstract_report(case.report, case.anatomy).findings, case.findings
+    except GuideGenError as error:
+        yield f"its report cannot be read ({error})"
+        return
+    for what, said, known in (
+        ("lesions", {(x.organ, x.site) for x in read.lesions}, {(x.organ, x.site) for x in found.lesions}),
+        ("organ statuses", set(read.organs.items()), {(o, found.status(o)) for o in read.organs}),
+    ):
+        if more := sorted(said - known):
+            yield f"its report tells {what} that its findings lack: {more[0]}"
+    for what in ("phase", "sex", "age_decade"):
+        said, known = getattr(read, what), getattr(found, what)
+        if said not in ("", None) and said != known:
+            yield f"its report tells {what} {said}, its findings {known or 'nothing'}"
+
+
+def _check_lines(case: Case, shard: str, told: Mapping[str, Mapping[str, str]]) -> Iterator[Problem]:
+    meta: Mapping[str, Any] = case.provenance
+    with suppress(KeyError, TypeError):
+        line = manifest.to_json(manifest.manifest_line(meta, shard)) + "\n"
+        if told[MANIFEST].get(case.key) != line:
+            yield Problem(MANIFEST, case.key, f"its line is missing or is not that of {shard}")
+        rejects = (json.loads(manifest.to_json(r)) | {"shard": shard, "index": meta["index"]} for r in meta["rejects"])
+        if told[REJECTS].get(case.key, "") != "".join(manifest.to_json(reject) + "\n" for reject in rejects):
+            yield Problem(REJECTS, case.key, f"its lines are missing or are not those of {shard}")

@@ -1,89 +1,94 @@
-"""Who computes the blocks: this process, or several; and the loop that brings them to the shard folder."""
+"""Who computes the blocks on this machine: this process, or several; and the loop that brings them to the folder."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 
 from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.shards.folder import ShardFolder
+from guidegen_data.shards.generators import Load, num_cores, prepare
 from guidegen_data.shards.manifest import Recipe, RunConfig
 from guidegen_data.shards.plan import CaseGenerator, ReportSource, generate_block
+from guidegen_data.shards.storage import Folder
 from guidegen_data.shards.writer import EncodedCase, encode_case
 
-Load = Callable[[], CaseGenerator]
 Finished = tuple[int, list[EncodedCase]]
+#: Blocks that are missing -> each with its cases, in any order.
+Compute = Callable[[Sequence[int]], Iterator[Finished]]
 _PATIENCE_S = 20
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in cases."""
+    """How far a run is, in cases; rejected drafts are no cases."""
 
     num_done: int
     num_planned: int
     num_rejects: int
 
-
-def load_generator(model: str | Path, device: str) -> CaseGenerator:
-    """The pipeline of that name or folder on that device. ModelError when there is none or it is damaged."""
-    from diffusers.utils import logging
-
-    from guidegen_data.pipeline import GuideGenPipeline
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # loading takes a second; the bar that counts is the one of cases
-    try:
-        return GuideGenPipeline.from_pretrained(model, device=device)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def device_kind(device: str) -> str:
-    """'cpu' or 'cuda' for a device as the user gives it. ModelError when there is none such here."""
-    from guidegen_data.models.precision import choose_device
-
-    return choose_device(device).type
+    @property
+    def reject_share(self) -> float:
+        """Rejected drafts among all drafts so far."""
+        return self.num_rejects / max(1, self.num_done + self.num_rejects)
 
 
 def make_shards(
-    folder: str | Path, config: RunConfig, load: Load, num_workers: int = 1, overwrite: bool = False
+    location: str | os.PathLike[str] | Folder,
+    config: RunConfig,
+    load: Load,
+    num_workers: int = 1,
+    overwrite: bool = False,
 ) -> Iterator[Progress]:
-    """Complete the folder, yielding after every block; the last one means that the folder is whole.
+    """Complete the folder on this machine, yielding after every block; the last one means that the folder is whole.
 
     `load` makes the generator; with several workers it is called in each, so it must be picklable. Bytes do not depend
     on their number.
     """
-    with ShardFolder(folder, config, overwrite) as shards:
+
+    def compute(blocks: Sequence[int]) -> Iterator[Finished]:
+        return compute_blocks(config.recipe, [load] * num_workers, blocks, config.n)
+
+    return fill_folder(location, config, compute, overwrite)
+
+
+def fill_folder(
+    location: str | os.PathLike[str] | Folder,
+    config: RunConfig,
+    compute: Compute,
+    overwrite: bool = False,
+    model_card: str = "",
+) -> Iterator[Progress]:
+    """Complete the folder with whatever computes blocks, yielding at the start and after every block."""
+    with ShardFolder(location, config, overwrite, model_card) as shards:
         yield Progress(shards.num_done, config.n, shards.num_rejects)
-        for block, cases in compute_blocks(config.recipe, load, shards.missing_blocks, config.n, num_workers):
+        for block, cases in compute(shards.missing_blocks):
             shards.add_block(block, cases)
             yield Progress(shards.num_done, config.n, shards.num_rejects)
         shards.finish()
 
 
-def compute_blocks(
-    recipe: Recipe, load: Load, blocks: Sequence[int], num_cases: int, num_workers: int
-) -> Iterator[Finished]:
-    """(block, its encoded cases) as they get done, in any order. Raises what a block raised; nothing runs on after."""
-    if num_workers < 1:
-        raise ShardError(f"the number of workers must be 1 or more, got {num_workers}.")
-    if num_workers == 1 or len(blocks) < 2:
+def compute_blocks(recipe: Recipe, loads: Sequence[Load], blocks: Sequence[int], num_cases: int) -> Iterator[Finished]:
+    """(block, its encoded cases) as they get done, in any order, by one process for each of `loads`; one is this one.
+
+    Raises what a block raised; nothing runs on after.
+    """
+    if not loads:
+        raise ShardError("the number of workers must be 1 or more, got 0.")
+    if len(loads) == 1 or len(blocks) < 2:
         if blocks:
-            generator, source = _prepare(recipe, load, num_workers=1)
+            generator, source = prepare(recipe, loads[0], num_cores())
         for block in blocks:
-            yield block, _encode(generator, recipe, source, block, num_cases)
+            yield block, encode_block(generator, recipe, source, block, num_cases)
         return
-    pool = [_Worker(recipe, load, num_cases, num_workers) for _ in range(min(num_workers, len(blocks)))]
+    num_threads = max(1, num_cores() // len(loads))
+    pool = [_Worker(recipe, load, num_cases, num_threads) for load in loads[: len(blocks)]]
     try:
         yield from _share_out(pool, list(blocks))
     finally:
@@ -91,18 +96,20 @@ def compute_blocks(
             worker.stop()
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def encode_block(
+    generator: CaseGenerator, recipe: Recipe, source: ReportSource, block: int, num_cases: int
+) -> list[EncodedCase]:
+    """The cases of a block below `num_cases`, as they go into a shard."""
+    return [encode_case(case) for case in generate_block(generator, recipe, source, block, num_cases)]
 
 
 class _Worker:
     """A process that computes one block at a time; it ends when its pipe does, so it never outlives this process."""
 
-    def __init__(self, recipe: Recipe, load: Load, num_cases: int, num_workers: int) -> None:
+    def __init__(self, recipe: Recipe, load: Load, num_cases: int, num_threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, recipe, load, num_cases, num_workers)
+        arguments = (theirs, recipe, load, num_cases, num_threads)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -147,7 +154,7 @@ def _share_out(pool: list[_Worker], blocks: list[int]) -> Iterator[Finished]:
             yield finished
 
 
-def _serve(connection: Connection, recipe: Recipe, load: Load, num_cases: int, num_workers: int) -> None:
+def _serve(connection: Connection, recipe: Recipe, load: Load, num_cases: int, num_threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     signal.signal(signal.SIGTERM, _leave)  # with its locks given back, which the default would leave behind
     prepared: tuple[CaseGenerator, ReportSource] | None = None
@@ -155,8 +162,8 @@ def _serve(connection: Connection, recipe: Recipe, load: Load, num_cases: int, n
         while True:
             block = connection.recv()
             try:
-                prepared = prepared or _prepare(recipe, load, num_workers)
-                connection.send((block, _encode(prepared[0], recipe, prepared[1], block, num_cases)))
+                prepared = prepared or prepare(recipe, load, num_threads)
+                connection.send((block, encode_block(prepared[0], recipe, prepared[1], block, num_cases)))
             except GuideGenError as error:
                 connection.send((block, error))
             except ConnectionError:
@@ -166,29 +173,4 @@ def _serve(connection: Connection, recipe: Recipe, load: Load, num_cases: int, n
 
 
 def _leave(number: int, frame: object) -> None:
-    sys.exit(128 + number)
-
-
-def _prepare(recipe: Recipe, load: Load, num_workers: int) -> tuple[CaseGenerator, ReportSource]:
-    generator = load()
-    if generator.fingerprint != recipe.model_sha256:
-        raise ShardError("the model changed while the run went on; put the first one back and run the command again.")
-    set_torch_threads(generator, num_workers)
-    return generator, ReportSource(recipe, generator.anatomy)
-
-
-def set_torch_threads(generator: CaseGenerator, num_workers: int) -> None:
-    """Share the cores among the workers, where the bytes do not depend on it.
-
-    Arithmetic in bfloat16 gave the same bits on 1, 2 and 4 threads, float32 on a CPU did not (1e-6): there every worker
-    has two threads, however many cores and workers there are.
-    """
-    if torch := sys.modules.get("torch"):  # a generator without torch need not wait for it
-        pinned = getattr(generator, "dtype", None) == torch.float32
-        torch.set_num_threads(2 if pinned else max(1, num_cores() // num_workers))
-
-
-def _encode(
-    generator: CaseGenerator, recipe: Recipe, source: ReportSource, block: int, num_cases: int
-) -> list[EncodedCase]:
-    return [encode_case(case) for case in generate_block(generator, recipe, source, block, num_cases)]
+    raise SystemExit(128 + number)

@@ -104,7 +104,7 @@ def _new_ids(reader: ShardReader, dataset: RawDataset | None) -> dict[str, dict[
     """Identifier -> shard and key, by position; NnUNetError when there is none or one is taken twice."""
     located = [reader.locate(position) for position in range(len(reader))]
     if not located:
-        raise NnUNetError(f"expected at least one case in {reader.folder}, got none; run guidegen-shard first.")
+        raise NnUNetError(f"expected at least one case in {reader.folder.url}, got none; run guidegen-shard first.")
     counts = Counter(key for _, key in located)
     taken = sorted([k for k, n in counts.items() if n > 1] + list(dataset.synthetic_ids if dataset else []))
     if taken:
@@ -112,7 +112,7 @@ def _new_ids(reader: ShardReader, dataset: RawDataset | None) -> dict[str, dict[
             f"case {taken[0]} would be there twice or already stands in the real data set, which must hold real "
             f"cases only; give the data set from before any export."
         )
-    return {synthetic_id(key): {"shard": tar.path.name, "key": key} for tar, key in located}
+    return {synthetic_id(key): {"shard": tar.name, "key": key} for tar, key in located}
 
 
 def _refuse_unless_same(folder: Path, record: dict[str, Any]) -> None:
