@@ -31,3 +31,7 @@ class SourceError(GuideGenError):
 
 class ShardError(GuideGenError):
     """A shard folder or its contents that cannot be used."""
+
+
+class LabelMapError(GuideGenError):
+    """Classes of ours that cannot become the labels asked for."""

@@ -48,7 +48,7 @@ def site_mask(
     mask = label_map == anatomy.id_of(entry.class_name)
     if not mask.any() or not (entry.side or site):
         return mask
-    body = _Body(_without_lesions(label_map, anatomy), spacing_mm, anatomy)
+    body = _Body(without_lesions(label_map, anatomy), spacing_mm, anatomy)
     voxels = body.voxels(entry)
     if site:
         voxels = voxels[_sites(voxels, body, entry) == site]
@@ -70,7 +70,7 @@ def site_of(
         raise AnatomyError("a lesion must hold at least one voxel to have a site, got an empty mask.")
     host = _host(lesion, label_map, anatomy)
     others = np.where(lesion & (label_map == anatomy.lesion_id), 0, label_map)
-    restored = np.where(lesion, np.uint8(host), _without_lesions(others, anatomy))
+    restored = np.where(lesion, np.uint8(host), without_lesions(others, anatomy))
     body = _Body(restored, spacing_mm, anatomy)
     points = np.argwhere(lesion)
     entries = [o for o in anatomy.organs if o.sites and anatomy.ids[o.class_name] == host]
@@ -149,7 +149,7 @@ def _host(lesion: np.ndarray, label_map: np.ndarray, anatomy: Anatomy) -> int:
     return int(label_map[tuple(voxels[((voxels - centre) ** 2).sum(axis=1).argmin()])])
 
 
-def _without_lesions(label_map: np.ndarray, anatomy: Anatomy) -> np.ndarray:
+def without_lesions(label_map: np.ndarray, anatomy: Anatomy) -> np.ndarray:
     """The map with each lesion given back to its host; a lesion without one becomes background."""
     lesions = label_map == anatomy.lesion_id
     if not lesions.any():

@@ -15,7 +15,7 @@ ROWS = [
     {"anatomy"},
     {"diffusion", "reports", "case", "habitus"},
     {"models", "sites", "lesions", "grounding", "cleanup", "quality", "preview"},
-    {"pipeline", "sources"},
+    {"pipeline", "sources", "label_maps"},
     {"dataset", "shards", "training", "metrics"},
     {"cli"},
 ]
