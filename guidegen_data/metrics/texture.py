@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,15 +73,16 @@ def noise_power(ct_hu: np.ndarray, mask: np.ndarray, spacing_mm: float) -> tuple
     return np.arange(1, _PATCH // 2 + 1) / (_PATCH * spacing_mm), power
 
 
-def medians(textures: list[Mapping[str, OrganTexture]], name: str) -> dict[str, float]:
+def medians(textures: Sequence[Mapping[str, OrganTexture]], name: str) -> dict[str, float]:
     """Median over CTs of each figure of one class, |drift| instead of drift; empty when no CT shows it."""
     rows = [t[name] for t in textures if name in t]
     if not rows:
         return {}
+    drifts = np.abs([r.drift_hu for r in rows if np.isfinite(r.drift_hu)])
     return {
         "N": len(rows),
         "median_hu": round(float(np.median([r.median_hu for r in rows])), 1),
         "spread_hu": round(float(np.median([r.spread_hu for r in rows])), 1),
         "step_hu": round(float(np.nanmedian([r.step_hu for r in rows])), 1),
-        "drift_hu": round(float(np.nanmedian(np.abs([r.drift_hu for r in rows]))), 1),
+        **({"drift_hu": round(float(np.median(drifts)), 1)} if drifts.size else {}),
     }

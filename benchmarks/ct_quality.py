@@ -1,0 +1,128 @@
+"""Do generated CTs look like CTs inside their organs? python -m benchmarks.ct_quality PREPARED --num 12 [--steps 3 ...]
+
+Every prepared case with a CT gives its label map and findings to stage 2; what comes out is compared with the case's
+own CT, class by class: median HU, spread, difference of neighbouring slices, drift along the body, and the noise power
+in the liver. PREPARED is a folder of `guidegen prepare` with a seed that training did not use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.record import save
+from guidegen_data.cli.memory import keep_freed_memory
+from guidegen_data.metrics.texture import OrganTexture, medians, noise_power, organ_textures
+from guidegen_data.pipeline import GuideGenPipeline
+from guidegen_data.sources.augment import TrainingCase
+from guidegen_data.sources.prepared import case_paths, load_case
+
+#: Medians of these shall lie within so many HU of the real ones.
+GOALS_HU = {"liver": 15, "spleen": 15, "kidney": 15, "aorta": 15, "lung": 40}
+
+
+@dataclass
+class Comparison:
+    """Textures of real and of made CTs of the same label maps, and the liver's noise power of both."""
+
+    real: list[dict[str, OrganTexture]] = field(default_factory=list)
+    made: list[dict[str, OrganTexture]] = field(default_factory=list)
+    power: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    frequency: np.ndarray = field(default_factory=lambda: np.array([]))
+
+    def add(self, case: TrainingCase, made_hu: np.ndarray, pipe: GuideGenPipeline) -> None:
+        """Measures one pair."""
+        anatomy, real_hu = pipe.anatomy, np.asarray(case.ct_hu)
+        self.real.append(organ_textures(real_hu, case.label_map, anatomy))
+        self.made.append(organ_textures(made_hu, case.label_map, anatomy))
+        liver = case.label_map == anatomy.ids["liver"]
+        frequency, real_power = noise_power(real_hu, liver, anatomy.spacing_mm[0])
+        if frequency.size:
+            self.frequency = frequency
+            self.power.append((real_power, noise_power(made_hu, liver, anatomy.spacing_mm[0])[1]))
+
+    def figures(self, names: list[str]) -> dict[str, Any]:
+        """Per class real beside made; the summary over classes; noise power in HU^2 mm^2."""
+        rows = {n: {"real": medians(self.real, n), "made": medians(self.made, n)} for n in names}
+        rows = {n: r for n, r in rows.items() if r["real"] and r["made"]}
+        steps = [r["made"]["step_hu"] / r["real"]["step_hu"] for r in rows.values() if r["real"]["step_hu"] > 0]
+        apart = {n: round(r["made"]["median_hu"] - r["real"]["median_hu"], 1) for n, r in rows.items()}
+        result: dict[str, Any] = {
+            "median_step_ratio": round(float(np.median(steps)), 3),
+            "median_spread_ratio": round(
+                float(np.median([r["made"]["spread_hu"] / max(r["real"]["spread_hu"], 1) for r in rows.values()])), 3
+            ),
+            "median_difference_hu": apart,
+            "within_goal": {n: self._within(rows[n], goal) for n, goal in GOALS_HU.items() if n in rows},
+            "by_class": rows,
+        }
+        if self.power:
+            real, made = (np.mean([p[k] for p in self.power], axis=0) for k in (0, 1))
+            result["liver_noise_power"] = {
+                "frequency_1_per_mm": np.round(self.frequency, 4).tolist(),
+                "real": np.round(real, 1).tolist(),
+                "made": np.round(made, 1).tolist(),
+                "total_ratio": round(float(made.sum() / real.sum()), 3),
+            }
+        return result
+
+    @staticmethod
+    def _within(row: dict[str, dict[str, float]], goal: float) -> bool:
+        return abs(row["made"]["median_hu"] - row["real"]["median_hu"]) <= goal
+
+
+def measure(pipe: GuideGenPipeline, cases: list[TrainingCase], steps: int, seed: int) -> dict[str, Any]:
+    """One setting over all cases, with CPU seconds a CT."""
+    comparison, seconds = Comparison(), 0.0
+    by_phase: dict[str, Comparison] = {}
+    for i, case in enumerate(tqdm(cases, desc=f"{steps} steps", disable=None)):
+        began = time.process_time()
+        labels = torch.from_numpy(case.label_map)[None]
+        generators = [torch.Generator().manual_seed(seed + i)]
+        made = pipe.sample_cts(labels, pipe.encode([case.findings.prompt()]), generators, steps)[0].numpy()
+        seconds += time.process_time() - began
+        comparison.add(case, made, pipe)
+        by_phase.setdefault(case.findings.phase, Comparison()).add(case, made, pipe)
+    names = [c.name for c in pipe.anatomy.classes[1:]]
+    return {
+        "cpu_seconds_a_ct": round(seconds / len(cases), 2),
+        **comparison.figures(names),
+        "by_phase": {
+            phase: {"N": len(c.real), **{k: c.figures(names)[k] for k in ("median_difference_hu", "within_goal")}}
+            for phase, c in sorted(by_phase.items())
+        },
+    }
+
+
+def main() -> None:
+    """Measures and writes results/ct_quality.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prepared", type=Path, help="folder of `guidegen prepare`")
+    parser.add_argument("--model", default="torso")
+    parser.add_argument("--num", type=int, default=12)
+    parser.add_argument("--steps", type=int, nargs="*", default=[], help="steps a slice (default: the model's)")
+    parser.add_argument("--delays", type=int, nargs="*", default=[0], help="steps between slices; 0: the model's own")
+    parser.add_argument("--seed", type=int, default=9)
+    parser.add_argument("--name", default="ct_quality", help="of the results file")
+    args = parser.parse_args()
+    keep_freed_memory()
+    pipe = GuideGenPipeline.from_pretrained(args.model)
+    cases = [c for c in map(load_case, case_paths(args.prepared)) if c.ct_hu is not None][: args.num]
+    settings = {}
+    for steps in args.steps or [pipe.config.num_steps_ct]:
+        for delay in args.delays:
+            if delay:
+                pipe.register_to_config(delay_ct=delay)
+            settings[f"steps {steps}, delay {pipe.config.delay_ct or steps}"] = measure(pipe, cases, steps, args.seed)
+    save(args.name, {"num": len(cases), "settings": settings, "model_sha256": pipe.fingerprint}, seed=args.seed)
+
+
+if __name__ == "__main__":
+    main()
