@@ -1,0 +1,36 @@
+"""Report snippets written by hand, in wordings that no template uses, with the findings that each of them states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from guidegen_data.reports.findings import Findings, Lesion
+
+_FILE = Path(__file__).parent / "data" / "paraphrases.yaml"
+PARTS = ("first", "second")
+
+
+def load_paraphrases(part: str = "") -> list[tuple[str, Findings]]:
+    """(text, what it says) in the order of the file, of one of PARTS or of both.
+
+    The rules were mended on `first`; nothing was mended on `second`. Raises GuideGenError for findings that the
+    vocabulary does not hold.
+    """
+    parts = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    entries = [entry for name in PARTS if part in ("", name) for entry in parts.get(name, [])]
+    return [(entry["text"].strip(), _findings(entry)) for entry in entries]
+
+
+def _findings(entry: dict[str, Any]) -> Findings:
+    return Findings(
+        region=entry["region"],
+        phase=entry.get("phase", ""),
+        sex=entry.get("sex", ""),
+        age_decade=entry.get("age"),
+        habitus=entry.get("habitus", ""),
+        organs=entry.get("organs", {}),
+        lesions=tuple(Lesion(organ, site, float(mm), *word) for organ, site, mm, *word in entry.get("lesions", ())),
+    )
