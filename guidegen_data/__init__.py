@@ -18,6 +18,8 @@ _WHERE = {
     "Lesion": "reports.findings",
     "ShardReader": "shards.reader",
     "abstract_report": "reports.abstraction",
+    "label_set": "label_maps",
+    "mix": "dataset",
 }
 
 __all__ = ["__version__", *_WHERE]

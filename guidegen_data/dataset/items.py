@@ -1,0 +1,121 @@
+"""What a user gets of a case: the MONAI dict of the contract, with labels projected and reports tokenised on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.case import Case
+from guidegen_data.errors import LabelMapError, ReportError
+from guidegen_data.label_maps import LabelMap, Projection, label_set
+from guidegen_data.shards.manifest import CT, LABEL, to_json
+
+Item = dict[str, Any]
+#: A transformers tokenizer, or what takes the same arguments.
+Tokenizer = Callable[..., Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class ItemMaker:
+    """How a case becomes an item. `num_tokens` 0 gives no report tokens; without `tokenizer` it is the default encoder's."""
+
+    projection: Projection | None = None
+    num_tokens: int = 0
+    tokenizer: Tokenizer | None = None
+
+    def __call__(self, case: Case, folder: str) -> Item:
+        """The dict of one case; `folder` makes its file names unique."""
+        labels = case.label_map
+        if self.projection is not None:
+            self._refuse_other_anatomy(case.anatomy)
+            labels = self.projection(labels, case.spacing_mm)
+        item = monai_dict(case, folder, labels)
+        if self.num_tokens:
+            item |= self._tokens(case.report)
+        return item
+
+    def _refuse_other_anatomy(self, anatomy: Anatomy) -> None:
+        assert self.projection is not None
+        if anatomy.name != self.projection.anatomy.name:
+            raise LabelMapError(
+                f"expected cases of {self.projection.anatomy.name!r}, for which the label map was made, got one of "
+                f"{anatomy.name!r}; read the two kinds as two data sets."
+            )
+
+    def _tokens(self, report: str) -> Item:
+        batch = (self.tokenizer or _default_tokenizer())(
+            report, padding="max_length", truncation=True, max_length=self.num_tokens
+        )
+        return {
+            "report_tokens": torch.as_tensor(batch["input_ids"], dtype=torch.int64).reshape(-1),
+            "report_mask": torch.as_tensor(batch["attention_mask"], dtype=torch.bool).reshape(-1),
+        }
+
+
+def item_maker(
+    anatomy: Anatomy,
+    label_map: LabelMap | str | None,
+    ignore_label: int | None,
+    num_tokens: int,
+    tokenizer: Tokenizer | None,
+) -> ItemMaker:
+    """The maker for these wishes. LabelMapError or ReportError when they cannot be met."""
+    if num_tokens < 0:
+        raise ReportError(f"expected report_tokens of 0 (none) or the number of tokens to pad to, got {num_tokens}.")
+    projection = None
+    if isinstance(label_map, str):
+        wanted = label_set(label_map)
+        if anatomy.name != wanted.anatomy.name:
+            raise LabelMapError(f"{label_map} is a label set of the {wanted.anatomy.name}, the cases show {anatomy.name}.")
+        projection = wanted.projection(ignore_label)
+    elif label_map is not None:
+        projection = Projection.from_map(anatomy, label_map)
+    return ItemMaker(projection, num_tokens, tokenizer)
+
+
+def monai_dict(case: Case, folder: str, label_map: np.ndarray | None = None) -> Item:
+    """The item of a case: image (1, X, Y, Z) float32 HU and label (1, X, Y, Z) uint8 on one RAS+ affine in mm.
+
+    `label_map` takes the place of the case's own. `meta` holds only values that a DataLoader can collate, `findings`
+    therefore as JSON (see Findings.from_dict). `filename_or_obj` is unique within a folder, so that SaveImage names
+    files by it.
+    """
+    meta = case.provenance
+    affine = torch.from_numpy(np.asarray(case.affine, np.float64).copy())
+    labels = case.label_map if label_map is None else label_map
+    return {
+        "image": _meta_tensor(case.ct_hu, np.dtype(np.float32), affine, f"{folder}/{case.key}.{CT}"),
+        # torch has few operations on uint16.
+        "label": _meta_tensor(
+            labels, np.dtype(np.uint8 if labels.dtype == np.uint8 else np.int32), affine, f"{folder}/{case.key}.{LABEL}"
+        ),
+        "report": case.report,
+        "meta": {
+            "key": case.key,
+            "anatomy": case.anatomy.name,
+            "findings": to_json(case.findings.to_dict()),
+            "prompt": case.findings.prompt(),
+            "spacing_mm": list(case.spacing_mm),
+            "volumes_ml": dict(meta["volumes_ml"]),
+            **{name: meta[name] for name in ("index", "seed", "case_seed", "model_sha256")},
+            "passed": meta["quality"]["passed"],
+        },
+    }
+
+
+def _meta_tensor(array: np.ndarray, dtype: np.dtype, affine: torch.Tensor, name: str) -> MetaTensor:
+    tensor = torch.from_numpy(np.array(array[None], dtype=dtype, order="C"))
+    meta = {"filename_or_obj": name, "original_affine": affine.clone(), "space": "RAS", "spatial_shape": array.shape}
+    return MetaTensor(tensor, affine=affine.clone(), meta=meta)
+
+
+def _default_tokenizer() -> Tokenizer:
+    from guidegen_data.models.text import TextEncoder
+
+    return TextEncoder().tokenizer

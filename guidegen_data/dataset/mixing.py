@@ -1,0 +1,155 @@
+"""Real and synthetic data sets in one, at a set share, in epochs as long as those of the real one alone."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from guidegen_data.dataset.stream import process_rank
+from guidegen_data.errors import ShardError
+
+_MAX_WORKERS = 1024
+
+
+class Draws:
+    """Which item stands where in which epoch: a function of (sizes, fraction, seed) alone, in no particular state.
+
+    Of the n items of an epoch, `fraction` are synthetic: rounded down or up so that the share is right over epochs.
+    Each data set is gone through in random order, and again only when all its items were drawn.
+    """
+
+    def __init__(self, num_real: int, num_synthetic: int | None, fraction: float, seed: int, n: int | None) -> None:
+        """`num_synthetic` None for an endless one. ShardError for a share or a length that cannot be."""
+        if not 0 <= fraction <= 1:
+            raise ShardError(f"expected a fraction of synthetic items from 0 to 1, got {fraction:g}; set it again.")
+        if (fraction < 1 and not num_real) or (fraction > 0 and num_synthetic == 0):
+            raise ShardError("expected items in both data sets, but one is empty; fill it, or leave it out.")
+        self.n = num_real if n is None else n
+        if self.n < 1:
+            raise ShardError(f"expected at least one item an epoch, got n = {self.n}; give n=.")
+        self.num_real, self.num_synthetic, self.fraction, self.seed = num_real, num_synthetic, fraction, seed
+
+    def __call__(self, epoch: int, position: int) -> tuple[bool, int]:
+        """(whether it is synthetic, which item of its data set)."""
+        before, after = self._num_synthetic_until(epoch), self._num_synthetic_until(epoch + 1)
+        rank = int(self._order("places", epoch, self.n)[position])
+        if rank < after - before:
+            size = self.num_synthetic
+            return True, before + rank if size is None else self._item("synthetic", before + rank, size)
+        return False, self._item("real", epoch * self.n - before + rank - (after - before), self.num_real)
+
+    def _num_synthetic_until(self, epoch: int) -> int:
+        return math.floor(epoch * self.n * self.fraction + 0.5)
+
+    def _item(self, which: str, number: int, size: int) -> int:
+        turn, place = divmod(number, size)
+        return int(self._order(which, turn, size)[place])
+
+    def _order(self, purpose: str, turn: int, size: int) -> np.ndarray:
+        key = (purpose, turn, size)
+        # A loader asks for the same two or three orders again and again.
+        orders = self.__dict__.setdefault("_orders", {})
+        if key not in orders:
+            if len(orders) > 8:
+                orders.clear()
+            words = [self.seed, {"places": 0, "real": 1, "synthetic": 2}[purpose], turn]
+            orders[key] = np.random.default_rng(words).permutation(size)
+        return orders[key]
+
+
+class MixedDataset(Dataset[Any]):
+    """Map-style mixture; see `mix`. Call `set_epoch` before each epoch."""
+
+    def __init__(self, real: Any, synthetic: Any, draws: Draws) -> None:
+        self.real, self.synthetic, self._draws = real, synthetic, draws
+        # Shared with DataLoader workers, persistent ones too.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._times = torch.zeros(draws.n, dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return self._draws.n
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew for that epoch. ShardError for a negative one."""
+        _check_epoch(epoch)
+        self._epoch[0] = epoch
+        self._times.zero_()
+        for part in (self.real, self.synthetic):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+
+    def is_synthetic(self, position: int) -> bool:
+        """Whether the item at a position of this epoch is synthetic. IndexError beyond the end."""
+        return self._draws(int(self._epoch), range(len(self))[position])[0]
+
+    def __getitem__(self, position: int) -> Any:
+        position = range(len(self))[position]
+        self._times[position] += self._times[position] < 255
+        if int(self._times[position]) == 2 and position == 0:
+            warnings.warn(
+                "every epoch draws the same items until set_epoch(epoch) is called: call it before each epoch, or a "
+                "part of the real cases will never be seen.",
+                stacklevel=2,
+            )
+        is_synthetic, index = self._draws(int(self._epoch), position)
+        return (self.synthetic if is_synthetic else self.real)[index]
+
+
+class MixedStream(IterableDataset[Any]):
+    """The same with an endless synthetic data set: n items an epoch, the synthetic ones always fresh; see `mix`.
+
+    Workers and distributed processes share the positions of an epoch among them.
+    """
+
+    def __init__(self, real: Any, synthetic: Any, draws: Draws) -> None:
+        self.real, self.synthetic, self._draws = real, synthetic, draws
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._num_begun = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return self._draws.n
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is that epoch; without it, passes count up. ShardError for a negative one."""
+        _check_epoch(epoch)
+        self._epoch[0] = epoch
+        self._num_begun.zero_()
+        if hasattr(self.synthetic, "set_epoch"):
+            self.synthetic.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        rank, world_size = process_rank()
+        number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        epoch = int(self._epoch) + int(self._num_begun[number])
+        self._num_begun[number] += 1
+        fresh = iter(self.synthetic)
+        for position in range(rank * num_workers + number, self._draws.n, world_size * num_workers):
+            is_synthetic, index = self._draws(epoch, position)
+            yield next(fresh) if is_synthetic else self.real[index]
+
+
+def mix(
+    real: Any, synthetic: Any, fraction: float = 0.5, seed: int = 0, n: int | None = None
+) -> MixedDataset | MixedStream:
+    """One data set of which `fraction` is synthetic, from any two MONAI (or torch) data sets; `real` is map-style.
+
+    An epoch has `n` items, by default as many as `real`: as many steps as a training on the real cases alone. Which
+    items, and where, depends on (seed, epoch) only, whatever the number of workers; each data set is gone through
+    before any of its items comes again. With an endless `synthetic` (GuideGenStream) the result is iterable, too.
+    ShardError for a fraction outside 0..1 or an empty data set. Validate on real cases only: never on the result.
+    """
+    if isinstance(synthetic, IterableDataset):
+        return MixedStream(real, synthetic, Draws(len(real), None, fraction, seed, n))
+    return MixedDataset(real, synthetic, Draws(len(real), len(synthetic), fraction, seed, n))
+
+
+def _check_epoch(epoch: int) -> None:
+    if epoch < 0:
+        raise ShardError(f"expected an epoch of 0 or more, got {epoch}; count from 0.")
