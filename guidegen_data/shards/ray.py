@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ LOCAL = "local"
 # An actor has one block waiting behind the one it computes, so that it never idles while the driver writes.
 _AHEAD = 2
 _MAX_LOSSES_OF_A_BLOCK = 5
-_PATIENCE_S = 30.0
+_PATIENCE_S, _KNOCK_S = 30.0, 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -52,8 +53,9 @@ class RayCluster:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
         try:
+            _knock(address)
             self._ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ShardError(f"no Ray cluster answers at {address!r} ({error}); check `ray status` there.") from error
 
     def __enter__(self) -> RayCluster:
@@ -115,12 +117,12 @@ class RayCluster:
                 blamed.update(blocks[:1])
                 _log.warning("a Ray actor was lost (%s); %d blocks go to others", type(error).__name__, len(blocks))
                 _check_losses(losses, blamed, crew.actors, error)
+                crew.deal(todo)  # those that had nothing left to do take over
                 continue
             if isinstance(result, BaseException):
                 raise result
-            ahead = _AHEAD if len(todo) >= crew.actors.number else 1
-            while todo and crew.num_jobs(actor) < ahead:
-                crew.give(actor, todo.popleft())
+            crew.ready.add(actor)
+            crew.deal(todo)
             if block is not None:
                 num_left, losses = num_left - 1, 0
                 yield block, result
@@ -147,6 +149,7 @@ class _Crew:
         # Restarts are ours: Ray's own would give the block to the same actor, wherever it comes up again.
         self._kind = ray.remote(num_cpus=actors.num_cpus, num_gpus=actors.num_gpus, max_restarts=0)(_Actor)
         self._all: list[Any] = []
+        self.ready: set[Any] = set()
 
     def employ(self) -> None:
         """Start an actor; it gets its first block once it answers, which may take until a node has room."""
@@ -154,20 +157,22 @@ class _Crew:
         self._all.append(actor)
         self.jobs[actor.ready.remote()] = (actor, None)
 
-    def give(self, actor: Any, block: int) -> None:
-        """Let an actor compute a block, after what it has."""
-        self.jobs[actor.compute.remote(block)] = (actor, block)
-
-    def num_jobs(self, actor: Any) -> int:
-        """Blocks that an actor has."""
-        return sum(other is actor for other, _ in self.jobs.values())
+    def deal(self, todo: deque[int]) -> None:
+        """Give blocks to the actors that answered: one each, and another one ahead while there are many."""
+        for ahead in range(_AHEAD if len(todo) >= self.actors.number else 1):
+            busy = Counter(actor for actor, _ in self.jobs.values())
+            for actor in self.ready:
+                if todo and busy[actor] <= ahead:
+                    block = todo.popleft()
+                    self.jobs[actor.compute.remote(block)] = (actor, block)
 
     def lose(self, actor: Any) -> list[int]:
         """Replace an actor; the blocks that it had and not answered, the one it was at first."""
-        refs = [ref for ref, (other, _) in self.jobs.items() if other is actor]
+        refs = [ref for ref, (other, _) in self.jobs.items() if other == actor]
         blocks = [block for _, block in map(self.jobs.pop, refs) if block is not None]
         self._end(actor)
         self._all.remove(actor)
+        self.ready.discard(actor)
         self.employ()
         return blocks
 
@@ -211,6 +216,13 @@ def _check_losses(losses: int, blamed: Counter[int], actors: Actors, error: Exce
             f"for want of memory or because a node lacks guidegen-data; mend that and run the same command again: "
             f"finished blocks are kept."
         ) from error
+
+
+def _knock(address: str) -> None:
+    """OSError when nothing listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def _import_ray() -> ModuleType:
