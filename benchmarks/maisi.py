@@ -1,9 +1,10 @@
 """Seconds for one 128^3 CT: ours, and MAISI's networks as MONAI ships them. python -m benchmarks.maisi --repeats 1
 
 Both get a label map and make the CT from it, alternating on the same processor in one run. Ours runs in bf16 where the
-processor has it; MAISI's networks do not run in bf16 on a processor (average pooling, control net) and run in fp32. MAISI: AutoencoderKlMaisi, DiffusionModelUNetMaisi and ControlNetMaisi in the published rectified-flow configuration
-(Guo et al. 2024, and the MONAI tutorial that goes with it), 30 steps, no weights: they do not matter for time. It makes
-no label map here; ours is timed with and without stage 1.
+processor has it; MAISI's networks do not (average pooling and control net refuse it there) and run in fp32. MAISI means
+AutoencoderKlMaisi, DiffusionModelUNetMaisi and ControlNetMaisi in the published rectified-flow configuration (Guo et
+al. 2024), 30 steps, no weights: they do not matter for time. It makes no label map here; ours is timed with and without
+stage 1.
 """
 
 from __future__ import annotations
