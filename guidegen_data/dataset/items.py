@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ Tokenizer = Callable[..., Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class ItemMaker:
-    """How a case becomes an item. `num_tokens` 0 gives no report tokens; without `tokenizer` it is the default encoder's."""
+    """How a case becomes an item. With `num_tokens` 0 there are no report tokens; the default tokenizer is the encoder's."""
 
     projection: Projection | None = None
     num_tokens: int = 0
@@ -72,7 +73,9 @@ def item_maker(
     if isinstance(label_map, str):
         wanted = label_set(label_map)
         if anatomy.name != wanted.anatomy.name:
-            raise LabelMapError(f"{label_map} is a label set of the {wanted.anatomy.name}, the cases show {anatomy.name}.")
+            raise LabelMapError(
+                f"{label_map} is a label set of the {wanted.anatomy.name}, the cases show {anatomy.name}."
+            )
         projection = wanted.projection(ignore_label)
     elif label_map is not None:
         projection = Projection.from_map(anatomy, label_map)
@@ -107,6 +110,36 @@ def monai_dict(case: Case, folder: str, label_map: np.ndarray | None = None) -> 
             "passed": meta["quality"]["passed"],
         },
     }
+
+
+def item_hash(item: Any) -> bytes:
+    """Hex digest of all that an item holds, the same in every process: `hash_func` for MONAI's PersistentDataset.
+
+    MONAI's own pickles the item, and a pickled tensor holds its address in memory, so its cache would never be hit.
+    """
+    digest = hashlib.sha256()
+    _digest(item, digest.update)
+    return digest.hexdigest().encode()
+
+
+def _digest(part: Any, update: Callable[[Any], None]) -> None:
+    if isinstance(part, torch.Tensor):
+        if isinstance(part, MetaTensor):
+            _digest(part.affine.cpu().numpy(), update)
+            part = part.as_tensor()
+        part = part.cpu().numpy()
+    if isinstance(part, np.ndarray):
+        update(f"{part.dtype}{part.shape}".encode())
+        update(np.ascontiguousarray(part).view(np.uint8))
+    elif isinstance(part, Mapping):
+        for key in sorted(part):
+            update(f"{key}:".encode())
+            _digest(part[key], update)
+    elif isinstance(part, list | tuple):
+        for each in part:
+            _digest(each, update)
+    else:
+        update(f"{part!r};".encode())
 
 
 def _meta_tensor(array: np.ndarray, dtype: np.dtype, affine: torch.Tensor, name: str) -> MetaTensor:

@@ -73,7 +73,9 @@ def expand(pattern: str) -> Iterator[str]:
     try:
         names = list(braceexpand(pattern))
     except UnbalancedBracesError as error:
-        raise ShardError(f"the braces of {pattern!r} do not close; write them as in 'shard-{{000..009}}.tar'.") from error
+        raise ShardError(
+            f"the braces of {pattern!r} do not close; write them as in 'shard-{{000..009}}.tar'."
+        ) from error
     for name in names:
         if not any(sign in name for sign in "*?["):
             yield name
