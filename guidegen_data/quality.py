@@ -22,14 +22,17 @@ PRESENT_SHARE = (0.6, 1.0)
 COMPONENT_SHARE = 0.05
 MIN_HU_ML = 10.0
 THIN_ML = 50.0
+# A label map of which more than this share had to be given away as specks is noise.
+SPECK_SHARE = 0.1
 
 
 def verdict(case: Case) -> dict[str, Any]:
     """`{"passed": bool, "checks": [{"name", "value", "allowed", "pass"}, ...]}` of a case against its own findings.
 
     Checks the label ids, the lesions that were asked for, organs said to be absent, organs that the region should show,
-    volumes and components of each organ, their mean HU, and the share of the field that is body. Lower bounds of volume
-    are not checked, because the field may cut any organ.
+    volumes and components of each organ, their mean HU, the share of the field that is body, and what was done to the
+    label map after it was drawn: specks given away, lesions added by rule. Lower bounds of volume are not checked,
+    because the field may cut any organ.
     """
     checks = [
         *_check_field(case),
@@ -37,6 +40,7 @@ def verdict(case: Case) -> dict[str, Any]:
         *_check_presence(case),
         *_check_shape(case),
         *_check_hu(case),
+        *_check_mending(case),
     ]
     return {"passed": all(check["pass"] for check in checks), "checks": checks}
 
@@ -53,6 +57,17 @@ def organ_volumes_ml(case: Case) -> dict[str, float]:
         organ.name: float(_side_of(columns[case.anatomy.ids[organ.class_name]], organ, right_of_midline)) * voxel_ml
         for organ in case.anatomy.organs
     }
+
+
+def _check_mending(case: Case) -> Iterator[dict[str, Any]]:
+    """Only for cases whose provenance tells what was done to their label map."""
+    if "cleaned_voxels" in case.provenance:
+        removed = sum(case.provenance["cleaned_voxels"].values())
+        limit = round(SPECK_SHARE * int((case.label_map > 0).sum()))
+        yield _check("voxels given away as specks", removed, (0, limit))
+    if "lesions_added" in case.provenance:
+        added = case.provenance["lesions_added"]
+        yield _check("lesions added by rule", added, (0, len(case.findings.lesions)))
 
 
 def _check_field(case: Case) -> Iterator[dict[str, Any]]:

@@ -118,3 +118,16 @@ def test_crumbs_are_no_components(crumb: int, number: int) -> None:
     mask[:5, :10, :10] = True
     mask[8:].flat[:crumb] = True
     assert num_components(mask) == number
+
+
+def test_what_was_done_to_a_label_map_stands_in_its_verdict(case: Case) -> None:
+    labelled = int((case.label_map > 0).sum())
+    done = {"cleaned_voxels": {"liver": 5, "tumour": 2}, "lesions_added": len(case.findings.lesions)}
+    mended = replace(case, provenance=dict(case.provenance) | done)
+    checks = {c["name"]: c for c in verdict(mended)["checks"]}
+    assert checks["voxels given away as specks"]["value"] == 7
+    assert checks["lesions added by rule"]["value"] == len(case.findings.lesions)
+    assert failed(mended) == set()
+    noise = replace(case, provenance=done | {"cleaned_voxels": {"liver": labelled // 5}})
+    assert failed(noise) == {"voxels given away as specks"}
+    assert "lesions added by rule" not in {c["name"] for c in verdict(case)["checks"]}
