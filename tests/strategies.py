@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from guidegen_data.anatomy import ATTENUATIONS, PHASES, TORSO, Anatomy
+from guidegen_data.anatomy import ATTENUATIONS, HABITUS, PHASES, TORSO, Anatomy
 from guidegen_data.reports.findings import SEXES, Findings, Lesion
 
 
@@ -39,6 +39,7 @@ def findings(draw: st.DrawFn, anatomy: Anatomy = TORSO, max_lesions: int = 4, wh
         phase=draw(st.sampled_from(["", *PHASES])),
         sex=draw(st.sampled_from(["", *SEXES])),
         age_decade=draw(st.sampled_from([None, *range(0, 110, 10)])),
+        habitus=draw(st.sampled_from(["", *HABITUS])),
         organs=organs,
         lesions=tuple(draw(st.lists(lesion, max_size=max_lesions if hosts else 0))),
         anatomy_name=anatomy.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from guidegen_data.anatomy import ANATOMIES, HEAD_NECK, TORSO
 from guidegen_data.errors import FindingsError, ReportError
-from guidegen_data.reports.findings import Findings
-from guidegen_data.reports.sampling import coverage_cells, sample_findings
+from guidegen_data.reports.coverage import coverage_cells, coverage_statuses
+from guidegen_data.reports.coverage_table import coverage_table
+from guidegen_data.reports.findings import Findings, Lesion
+from guidegen_data.reports.sampling import sample_findings
 from guidegen_data.reports.weights import check_weights, load_weights, packaged_weights
 
 
@@ -47,7 +50,7 @@ def test_about_seven_cases_in_ten_hold_a_lesion_and_none_more_than_three(drawn: 
 
 def test_prevalence_follows_the_weights_of_the_file(drawn: list[Findings]) -> None:
     weights = packaged_weights(TORSO)
-    for field in ("region", "phase", "sex", "age_decade"):
+    for field in ("region", "phase", "sex", "age_decade", "habitus"):
         counts = Counter(getattr(f, field) for f in drawn)
         total = sum(weights[field].values())
         assert set(counts) == set(weights[field])
@@ -72,32 +75,82 @@ def test_no_case_has_lost_both_kidneys(drawn: list[Findings]) -> None:
     assert not any({f.status("left kidney"), f.status("right kidney")} == {"absent"} for f in drawn)
 
 
-def test_coverage_gives_every_organ_site_and_size_cell_the_same_share() -> None:
-    cells = coverage_cells()
-    hosts = {(o.name, s) for o in TORSO.organs for s in o.sites}
-    assert {(c.organ, c.site) for c in cells} == hosts
+@pytest.fixture(scope="module")
+def covered() -> list[Findings]:
     rng = np.random.default_rng(1)
+    return [sample_findings(rng, mode="coverage", index=i) for i in range(10_000)]
+
+
+def test_coverage_gives_every_organ_site_and_size_cell_the_same_share(covered: list[Findings]) -> None:
+    cells = coverage_cells()
+    assert {(c.organ, c.site) for c in cells} == {(o.name, s) for o in TORSO.organs for s in o.sites}
     met: Counter = Counter()
-    for index in range(3 * len(cells)):
-        (lesion,) = sample_findings(rng, mode="coverage", index=index).lesions
-        cell = cells[index % len(cells)]
+    for index, case in enumerate(covered):
+        cell, lesion = cells[index % len(cells)], case.lesions[0]
         assert (lesion.organ, lesion.site) == (cell.organ, cell.site)
         assert cell.low_mm <= lesion.size_mm <= cell.high_mm
         met[cell] += 1
-    assert set(met.values()) == {3}
     assert len(met) == len(cells)
+    assert max(met.values()) - min(met.values()) <= 1
 
 
-def test_coverage_pairs_every_status_region_phase_and_attenuation_within_ten_thousand_cases() -> None:
-    rng = np.random.default_rng(2)
-    cases = [sample_findings(rng, mode="coverage", index=i) for i in range(4000)]
-    statuses = {(o, s) for f in cases for o, s in f.organs.items()}
-    assert statuses == {(o.name, s) for o in TORSO.organs for s in o.statuses if s != "normal"}
-    organs = {le.organ for f in cases for le in f.lesions}
-    pairs = {(f.phase, le.organ, le.attenuation) for f in cases for le in f.lesions}
-    assert len(pairs) == 3 * len(organs) * 4
-    regions = {(f.region, le.organ) for f in cases for le in f.lesions}
-    assert regions == {(r, o) for r in TORSO.regions for o in organs if o in TORSO.region_organs[r]}
+def test_ten_thousand_cases_of_coverage_hold_every_pair_of_values_that_a_case_can_hold(covered: list[Findings]) -> None:
+    rows = coverage_table(covered)
+    assert [row for row in rows if row.num_met < row.num_possible] == []
+    names = {row.attributes for row in rows}
+    told = ["lesion", "attenuation", "status", "region", "phase", "sex", "age", "habitus"]
+    assert {f"{a} x {b}" for a, b in combinations(told, 2)} | {"site x site", "status x status"} <= names
+    # Nothing is rare: the rarest value of each attribute has at least half of an equal share.
+    for row in rows:
+        if row.attributes in ("lesion", "phase", "sex", "age", "habitus"):
+            assert row.rarest > 0.5 * len(covered) / row.num_possible, row
+
+
+def test_prevalence_does_not_cover_every_pair_which_is_what_coverage_is_for(drawn: list[Findings]) -> None:
+    missing = [row for row in coverage_table(drawn) if row.num_met < row.num_possible]
+    assert "lesion x status" in {row.attributes for row in missing}
+    assert all(0 < len(row.missing) <= 3 and row.rarest == 0 for row in missing)
+
+
+def test_the_coverage_table_counts_what_the_cases_hold_and_never_pairs_one_lesion_with_the_others_attenuation() -> None:
+    lesions = (Lesion("liver", "left lobe", 20, "hypodense"), Lesion("spleen", "", 30, "isodense"))
+    case = Findings(phase="arterial", organs={"heart": "enlarged"}, region="abdomen", lesions=lesions)
+    rows = {row.attributes: row for row in coverage_table([case, case])}
+    assert rows["status"].num_met == rows["status x phase"].num_met == rows["phase"].num_met == 1
+    assert rows["status"].num_possible == len(coverage_statuses())
+    assert rows["lesion"].num_met == rows["lesion x attenuation"].num_met == rows["lesion x phase"].num_met == 2
+    assert rows["site x site"].num_met == 1
+    assert rows["sex"].num_met == rows["sex x age"].num_met == 0
+    # A bladder lies outside a chest scan, an absent spleen holds no lesion: no such pair is asked for.
+    num_cells = len(coverage_cells())
+    assert rows["lesion x region"].num_possible == sum(
+        cell.organ in TORSO.region_organs[region] for cell in coverage_cells() for region in TORSO.regions
+    )
+    assert rows["lesion x phase"].num_possible == 3 * num_cells
+    assert rows["lesion x status"].num_possible < num_cells * len(coverage_statuses())
+
+
+def test_case_i_of_coverage_takes_all_but_its_diameters_from_i_alone() -> None:
+    for index in (0, 83, 84, 168, 5_001):
+        cases = [
+            sample_findings(np.random.default_rng(seed), mode="coverage", index=index).to_dict() for seed in (1, 2)
+        ]
+        for case in cases:
+            for lesion in case["lesions"]:
+                lesion["size_mm"] = 0
+        assert cases[0] == cases[1]
+
+
+def test_coverage_never_calls_a_lung_lesion_darker_than_lung(covered: list[Findings]) -> None:
+    words = {le.attenuation for f in covered for le in f.lesions if le.organ.endswith("lung")}
+    assert words == {""}
+
+
+def test_weights_without_a_table_of_habitus_draw_it_evenly() -> None:
+    rng = np.random.default_rng(4)
+    counts = Counter(sample_findings(rng, weights={}).habitus for _ in range(400))
+    assert set(counts) == {"", "slim", "average", "large"}
+    assert min(counts.values()) > 60
 
 
 def test_an_anatomy_without_lesion_hosts_is_covered_by_its_statuses() -> None:
@@ -134,6 +187,7 @@ def test_weights_of_a_file_are_followed(tmp_path: Path) -> None:
         ("organs: {liver: 1}", "organs"),
         ("phase: {arterial: -1}", "phase"),
         ("phase: {arterial: often}", "phase"),
+        ("habitus: {fat: 1}", "habitus"),
         ("status: {colon: {absent: 1}}", "absent"),
         ("place: {liver: {tail: 1}}", "tail"),
         ("size_mm: {default: {low: 1, high: 20}}", "size_mm"),

@@ -23,6 +23,7 @@ CASE = Findings(
     phase="portal venous",
     sex="female",
     age_decade=60,
+    habitus="large",
     organs={"gallbladder": "absent", "liver": "enlarged"},
     lesions=(Lesion("colon", "sigmoid", 24), Lesion("liver", "right lobe", 38, "hypodense")),
 )
@@ -37,6 +38,7 @@ def told(case: Findings, states: frozenset[str]) -> dict[str, object]:
         "phase": case.phase,
         "sex": case.sex,
         "age_decade": case.age_decade,
+        "habitus": case.habitus,
         "organs": organs,
         "lesions": lesions,
     }

@@ -7,6 +7,7 @@ Documented choices, each recorded in `Abstraction.understood` whenever one is ma
 - a lesion without a site takes the organ's default site of lexicon.yaml, else its first; without a side, the right;
 - the middle lobe of the lung is read as the lower lobe, the caudate as the left lobe of the liver, the pancreatic neck
   as the body: the nearest site the schema has;
+- a body mass index below 18.5 is slim, 30 or more large, else average; 'overweight' is large;
 - a scan of chest, abdomen and pelvis is read as the one region that holds the most of its lesions ('abdomen' first);
 - the impression repeats the findings: a lesion in both is one lesion;
 - a lesion the schema cannot hold (length out of range, no host, outside the field) goes to `ignored`; it is an error
@@ -21,6 +22,7 @@ from guidegen_data.anatomy import TORSO, Anatomy
 from guidegen_data.errors import FindingsError, ReportError
 from guidegen_data.reports.clauses import HEADS, Clause, Place, parse_clause
 from guidegen_data.reports.findings import Findings, Lesion
+from guidegen_data.reports.habitus_rules import HabitusClaims
 from guidegen_data.reports.lesion_list import LesionList
 from guidegen_data.reports.lesion_rules import lesion_mentions
 from guidegen_data.reports.lexicon import Lexicon, lexicon_for
@@ -66,6 +68,7 @@ class _Reading:
         self.lexicon: Lexicon = lexicon_for(anatomy)
         self.notes = Notes()
         self.patient = PatientClaims(self.notes)
+        self.habitus = HabitusClaims(self.notes)
         self.scan = ScanClaims(anatomy, self.lexicon, self.notes)
         self.statuses = StatusList(anatomy, self.lexicon, self.notes)
         self.lesions = LesionList(anatomy, self.lexicon, self.notes)
@@ -80,6 +83,7 @@ class _Reading:
         if clause.section == "comparison":
             return
         self.patient.read(clause)
+        self.habitus.read(clause)
         self.scan.read(clause)
         label = _label(clause)
         self._label = label if label is not None else self._label
@@ -131,6 +135,7 @@ class _Reading:
             phase=self.scan.phase(),
             sex=self.patient.sex(),
             age_decade=self.patient.age_decade,
+            habitus=self.habitus.habitus,
             organs=statuses,
             lesions=tuple(lesions),
             anatomy_name=self.anatomy.name,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib import resources
+from itertools import product
 from typing import Any
 
 import yaml
@@ -167,6 +168,10 @@ def _add_anatomy(
 
 
 def _add_language(lexicon: Lexicon, language: dict[str, Any]) -> None:
+    for value, phrase in _habitus_phrases(language["habitus"]):
+        lexicon.add("habitus", value, [phrase])
+    for value, words in language["habitus"]["words"].items():
+        lexicon.add("habitus_word", value, words)
     for kind in ("neutral", "negation_after", "negation", "uncertain_after", "characterising", "uncertain", "history"):
         lexicon.add(kind, kind, language[kind])
     for kind in (
@@ -194,3 +199,18 @@ def _add_language(lexicon: Lexicon, language: dict[str, Any]) -> None:
     lexicon.add("ct", "", language["ct"])
     lexicon.add("det", "definite", language["definite"])
     lexicon.add("det", "", language["det"])
+
+
+def _habitus_phrases(table: Mapping[str, Mapping[str, list[str]]]) -> Iterator[tuple[str, str]]:
+    """(habitus, phrase) of the lexicon's table: phrases that say it alone, adjectives of nouns, amounts of fat."""
+    nouns = table["nouns"]
+    for value in ("slim", "average", "large"):
+        words = table[value]
+        yield from ((value, phrase) for phrase in words["alone"])
+        for word, noun in product([*words["of_patient"], *words["of_build"]], nouns["build"]):
+            yield from ((value, f"{word} {noun}"), (value, f"{noun} is {word}"), (value, f"{noun}: {word}"))
+            yield value, f"{noun} {word}"
+        for word, noun in product([*words["of_patient"], *words["of_build"]], nouns["patient"]):
+            yield from ((value, f"{word} {noun}"), (value, f"{noun} is {word}"), (value, f"{noun} is very {word}"))
+        for amount, fat in product(words["of_fat"], nouns["fat"]):
+            yield from ((value, f"{amount} {fat}"), (value, f"{amount} of {fat}"))

@@ -44,6 +44,11 @@ def age_decade_in(text: str) -> tuple[int, str] | None:
     return None
 
 
+def of_a_relative(clause: Clause) -> bool:
+    """Whether the sentence speaks of somebody else: 'her 40-year-old brother'."""
+    return _OTHERS.search(clause.text) is not None
+
+
 class PatientClaims:
     """Sex and age as the sentences tell them, one after another; the first age stands, sexes must agree."""
 
@@ -55,7 +60,7 @@ class PatientClaims:
 
     def read(self, clause: Clause) -> None:
         """Take what a sentence says of the patient, unless it is of a relative."""
-        if _OTHERS.search(clause.text) or clause.section == "comparison":
+        if of_a_relative(clause) or clause.section == "comparison":
             return
         found = age_decade_in(clause.text)
         if found and self.age_decade is None:

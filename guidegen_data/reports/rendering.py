@@ -39,6 +39,7 @@ class Renderer:
             "region": self.region,
             "phase": self.phase,
             "patient": self.patient,
+            "habitus": self.habitus,
             "history": lambda: substitute(self._pick(self.phrases["history"]), {"patient": self.patient()}),
             "statuses": lambda: " ".join(self.statuses()),
             "lesions": self.lesions,
@@ -69,6 +70,11 @@ class Renderer:
             options = [o for o in options if "{decade}" not in o] or ["{age}-year-old patient"]
         age = decade + int(self.rng.integers(10 if decade < 100 else 5))
         return substitute(self._pick(options), {"age": str(max(age, 1)), "decade": str(decade)})
+
+    def habitus(self) -> str:
+        """A sentence on the patient's build, '' when it is not stated."""
+        options = self.phrases["habitus"].get(self.findings.habitus)
+        return self._pick(options) if options else ""
 
     def statuses(self) -> list[str]:
         """A sentence for every organ that is not normal."""

@@ -1,29 +1,20 @@
-"""Drawing Findings: by prevalence (weights in data/prevalence.yaml) or by coverage of every organ-site-size cell."""
+"""Drawing Findings: by prevalence (weights in data/prevalence.yaml) or by coverage of the whole vocabulary."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from guidegen_data.anatomy import ATTENUATIONS, PHASES, TORSO, Anatomy
+from guidegen_data.anatomy import ATTENUATIONS, HABITUS, PHASES, TORSO, Anatomy
 from guidegen_data.errors import FindingsError, ReportError
+from guidegen_data.reports.coverage import coverage_findings
 from guidegen_data.reports.findings import SEXES, Findings, Lesion
 from guidegen_data.reports.weights import packaged_weights, size_table
 
 Mode = Literal["prevalence", "coverage"]
 T = TypeVar("T")
-
-
-class Cell(NamedTuple):
-    """What coverage gives an equal share: a lesion's organ and site, and its diameter between two bounds in mm."""
-
-    organ: str
-    site: str
-    low_mm: float
-    high_mm: float
 
 
 def sample_findings(
@@ -35,72 +26,18 @@ def sample_findings(
 ) -> Findings:
     """Valid findings, a function of the generator's state and `index` alone.
 
-    'prevalence' ignores the index. 'coverage' makes case `index` hold a lesion of cell `index` modulo the number of
-    cells, and walks status, region, phase and sex so that each meets every cell in turn.
+    'prevalence' ignores the index and draws by the weights. 'coverage' gives every organ, site and size its share and
+    walks the other attributes so that every pair of values is met (see `coverage.py`).
     """
     weights = packaged_weights(anatomy) if weights is None else weights
     if mode == "coverage":
-        return _coverage(rng, anatomy, index, weights)
+        return coverage_findings(rng, anatomy, index, weights)
     if mode != "prevalence":
         raise FindingsError(f"sampling must be 'prevalence' or 'coverage', got {mode!r}.")
     region = _draw(rng, weights.get("region"), anatomy.regions)
     organs = _statuses(rng, anatomy, region, weights)
     lesions = _lesions(rng, anatomy, region, organs, weights, int(_draw(rng, weights.get("lesions"), (0, 1, 2, 3))))
     return _findings(rng, anatomy, region, organs, lesions, weights)
-
-
-def coverage_cells(anatomy: Anatomy = TORSO, weights: Mapping[str, Any] | None = None) -> tuple[Cell, ...]:
-    """Every organ, site and size band that a lesion may have; bands end at the organ's own range."""
-    weights = packaged_weights(anatomy) if weights is None else weights
-    bounds = weights.get("coverage_mm", (8, 15, 25, 40, 80))
-    cells = []
-    for organ in anatomy.organs:
-        span = size_table(weights, organ.name)
-        for site in organ.sites:
-            for low, high in pairwise(bounds):
-                if min(high, span["high"]) > max(low, span["low"]):
-                    cells.append(Cell(organ.name, site, max(low, span["low"]), min(high, span["high"])))
-    return tuple(cells)
-
-
-def _coverage(rng: np.random.Generator, anatomy: Anatomy, index: int, weights: Mapping[str, Any]) -> Findings:
-    cells = coverage_cells(anatomy, weights)
-    if not cells:
-        return _coverage_statuses(rng, anatomy, index, weights)
-    turn, position = divmod(index, len(cells))
-    cell = cells[position]
-    regions = [r for r in anatomy.regions if cell.organ in anatomy.region_organs[r]]
-    region = regions[(turn + position) % len(regions)]
-    # One organ status a case, stepping through all of them; a case whose cell forbids its status keeps the lesion.
-    options = _status_options(anatomy, region)
-    organ, status = options[(turn * 7 + position) % len(options)] if options else ("", "normal")
-    organs = {} if status == "normal" or (organ == cell.organ and status == "absent") else {organ: status}
-    size = round(float(rng.uniform(cell.low_mm, cell.high_mm)))
-    attenuations = ("", *ATTENUATIONS)
-    lesion = Lesion(cell.organ, cell.site, float(size), attenuations[(turn + position) % len(attenuations)])
-    return Findings(
-        region=region,
-        phase=PHASES[(turn + position // len(attenuations)) % len(PHASES)],
-        sex=SEXES[(turn + position // 2) % len(SEXES)],
-        age_decade=int(_draw(rng, weights.get("age_decade"), tuple(range(20, 100, 10)))),
-        organs=organs,
-        lesions=(lesion,),
-        anatomy_name=anatomy.name,
-    )
-
-
-def _coverage_statuses(rng: np.random.Generator, anatomy: Anatomy, index: int, weights: Mapping[str, Any]) -> Findings:
-    """An anatomy without lesion hosts is covered by its regions and statuses."""
-    turn, position = divmod(index, len(anatomy.regions))
-    region = anatomy.regions[position]
-    options = _status_options(anatomy, region)
-    organ, status = options[turn % len(options)] if options else ("", "normal")
-    return _findings(rng, anatomy, region, {} if status == "normal" else {organ: status}, (), weights)
-
-
-def _status_options(anatomy: Anatomy, region: str) -> list[tuple[str, str]]:
-    shown = anatomy.region_organs[region]
-    return [(o.name, s) for o in anatomy.organs if o.name in shown and len(o.statuses) > 1 for s in o.statuses]
 
 
 def _statuses(rng: np.random.Generator, anatomy: Anatomy, region: str, weights: Mapping[str, Any]) -> dict[str, str]:
@@ -163,6 +100,7 @@ def _findings(
         phase=_draw(rng, weights.get("phase"), PHASES),
         sex=_draw(rng, weights.get("sex"), SEXES),
         age_decade=int(_draw(rng, weights.get("age_decade"), tuple(range(20, 100, 10)))),
+        habitus=_draw(rng, weights.get("habitus"), ("", *HABITUS)),
         organs=organs,
         lesions=lesions,
         anatomy_name=anatomy.name,

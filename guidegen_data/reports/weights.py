@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from guidegen_data.anatomy import ATTENUATIONS, PHASES, TORSO, Anatomy
+from guidegen_data.anatomy import ATTENUATIONS, HABITUS, PHASES, TORSO, Anatomy
 from guidegen_data.errors import ReportError
 from guidegen_data.reports.findings import MAX_LESION_MM, MAX_LESIONS, MIN_LESION_MM, SEXES
 
@@ -53,6 +53,7 @@ def check_weights(weights: Mapping[str, Any], anatomy: Anatomy, source: str) -> 
         "phase": ("", *PHASES),
         "sex": ("", *SEXES),
         "age_decade": range(0, 110, 10),
+        "habitus": ("", *HABITUS),
         "lesions": range(MAX_LESIONS + 1),
     }
     nested: dict[str, dict[str, Iterable[object]]] = {
