@@ -123,6 +123,16 @@ def test_encoding_and_decoding_a_case_changes_nothing(case, seed: int, low: int,
     assert encode_case(before).members == encoded.members
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_nifti_bytes_are_those_of_nibabel(case, order: str) -> None:
+    for array in (np.array(case.ct_hu[:, :20, :9], order=order), np.array(case.label_map, order=order)):
+        image = nib.Nifti1Image(array, case.affine, dtype=array.dtype)
+        image.header.set_xyzt_units("mm")
+        image.set_qform(case.affine, code="scanner")
+        image.set_sform(case.affine, code="scanner")
+        assert writer.nifti_bytes(array, case.affine) == image.to_bytes()
+
+
 def test_gzip_bytes_carry_neither_time_nor_name_nor_system() -> None:
     data = bytes(range(256)) * 50
     packed = writer.gzip_bytes(data)
@@ -466,7 +476,7 @@ def test_a_damaged_shard_is_named_in_a_sentence(config: RunConfig, tmp_path, gen
 
 def test_a_case_without_all_its_members_is_named(case, tmp_path: Path) -> None:
     tar = tmp_path / "some.tar"
-    write_tar(tar, [writer.tar_member("one.report.txt", b"text")])
+    write_tar(tar, [writer.tar_part("one", {"report.txt": b"text"})])
     with pytest.raises(ShardError, match=r"no one\.ct\.nii\.gz"):
         TarCases(tmp_path, tar.name).case("one")
 

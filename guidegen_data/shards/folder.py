@@ -15,7 +15,7 @@ from guidegen_data.shards.ledger import Ledger, forget, lines_of, num_lines
 from guidegen_data.shards.manifest import MANIFEST, META, REJECTS, RUN, WORK, RunConfig, key_of, shard_name
 from guidegen_data.shards.reader import TarCases, parse_meta
 from guidegen_data.shards.storage import TEMPORARY, Folder, folder_at, write_text
-from guidegen_data.shards.writer import EncodedCase, tar_chunks, tar_member
+from guidegen_data.shards.writer import EncodedCase, tar_chunks, tar_part
 
 
 class ShardFolder:
@@ -142,7 +142,7 @@ class ShardFolder:
                         key = key_of(index)
                         members = tar.members(key)
                         metas.append(parse_meta(key, members[META], tar.url))
-                        yield b"".join(tar_member(f"{key}.{suffix}", data) for suffix, data in members.items())
+                        yield tar_part(key, members)
 
         name = shard_name(shard)
         sha256, size = self.folder.write(name, tar_chunks(parts()))
@@ -196,7 +196,7 @@ def salvage(folder: Folder, shard: str, keys: Sequence[str], bad: set[str], bloc
             number, offset = divmod(int(block[0][1:]), block_size)
             if offset == 0 and len(block) == block_size and not bad.intersection(block) and set(block) <= set(tar.keys):
                 with suppress(ShardError):
-                    folder.write(_block_name(number), tar_chunks(_tar_part(tar, key) for key in block))
+                    folder.write(_block_name(number), tar_chunks(tar_part(key, tar.members(key)) for key in block))
     folder.remove(shard)
     forget(folder, shard)
 
@@ -204,10 +204,6 @@ def salvage(folder: Folder, shard: str, keys: Sequence[str], bad: set[str], bloc
 def is_shard(name: str) -> bool:
     """Whether a file is named as shards are."""
     return name.startswith("shard-") and name.endswith(".tar")
-
-
-def _tar_part(tar: TarCases, key: str) -> bytes:
-    return b"".join(tar_member(f"{key}.{suffix}", data) for suffix, data in tar.members(key).items())
 
 
 def _block_name(block: int) -> str:

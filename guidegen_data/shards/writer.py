@@ -35,7 +35,7 @@ class EncodedCase:
 
     def tar(self) -> bytes:
         """The case's part of a tar: headers and contents, each padded to 512 bytes."""
-        return b"".join(tar_member(f"{self.key}.{suffix}", data) for suffix, data in self.members.items())
+        return tar_part(self.key, self.members)
 
 
 def encode_case(case: Case) -> EncodedCase:
@@ -52,25 +52,44 @@ def encode_case(case: Case) -> EncodedCase:
 
 def nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
     """A NIfTI-1 file of an (X, Y, Z) array: RAS+ affine in qform and sform, mm, no scaling, no time stamp."""
-    image = nib.Nifti1Image(array, affine, dtype=array.dtype)
-    image.header.set_xyzt_units("mm")
-    image.set_qform(affine, code="scanner")
-    image.set_sform(affine, code="scanner")
-    return image.to_bytes()
+    header = nib.Nifti1Header()
+    header.set_data_dtype(array.dtype)
+    header.set_data_shape(array.shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
+    header["magic"] = b"n+1"  # header and voxels in one file, the latter after four bytes that say "no extension"
+    header["vox_offset"] = len(header.binaryblock) + 4
+    return b"".join((header.binaryblock, bytes(4), _x_fastest(array)))
+
+
+def _x_fastest(array: np.ndarray) -> memoryview:
+    """The voxels (X, Y, Z) with x running fastest. Plane by plane, which stays in the cache: a fifth of the time."""
+    if array.flags.f_contiguous:
+        return memoryview(array.T).cast("B")
+    turned = np.empty(array.shape[::-1], array.dtype)
+    for y in range(array.shape[1]):
+        turned[:, y, :] = np.ascontiguousarray(array[:, y, :]).T
+    return memoryview(turned).cast("B")
 
 
 def gzip_bytes(data: bytes) -> bytes:
     """gzip with a header that holds no time, name or system, as gzip modules differ in these."""
     deflate = isal_zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
-    body = deflate.compress(data) + deflate.flush()
-    return b"\x1f\x8b\x08\0\0\0\0\0\x04\xff" + body + struct.pack("<II", isal_zlib.crc32(data), len(data) & 0xFFFFFFFF)
+    body = (deflate.compress(data), deflate.flush())
+    end = struct.pack("<II", isal_zlib.crc32(data), len(data) & 0xFFFFFFFF)
+    return b"".join((b"\x1f\x8b\x08\0\0\0\0\0\x04\xff", *body, end))
 
 
-def tar_member(name: str, data: bytes) -> bytes:
-    """Header and padded contents of one file in a tar, with fixed time, owner and mode."""
+def tar_part(key: str, members: Mapping[str, bytes]) -> bytes:
+    """A case's part of a tar: header and padded contents of each member, with fixed time, owner and mode."""
+    return b"".join(piece for suffix, data in members.items() for piece in _tar_member(f"{key}.{suffix}", data))
+
+
+def _tar_member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = len(data), 0, 0o644
-    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % _BLOCK)
+    return info.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % _BLOCK)
 
 
 def tar_chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
