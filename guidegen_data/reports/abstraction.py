@@ -24,7 +24,7 @@ from guidegen_data.reports.clauses import HEADS, Clause, Place, parse_clause
 from guidegen_data.reports.findings import Findings, Lesion
 from guidegen_data.reports.habitus_rules import HabitusClaims
 from guidegen_data.reports.lesion_list import LesionList
-from guidegen_data.reports.lesion_rules import lesion_mentions
+from guidegen_data.reports.lesion_rules import LesionMention, lesion_mentions
 from guidegen_data.reports.lexicon import Lexicon, lexicon_for
 from guidegen_data.reports.notes import Notes
 from guidegen_data.reports.patient_rules import PatientClaims
@@ -75,6 +75,7 @@ class _Reading:
         self._label: tuple[Place, ...] = ()
         self._recent: tuple[Place, ...] = ()
         self._section = ""
+        self._listing = False
 
     def read(self, clause: Clause) -> None:
         """Take everything one sentence says."""
@@ -97,13 +98,31 @@ class _Reading:
             self.lesions.add(mention)
         for words, reason in dropped:
             self.notes.dropped(words, reason)
-        self._read_measures(clause, bool(mentions or dropped), pronoun)
         places = tuple(item.value for item in clause.items if item.kind == "place" and item.value.group)
+        if not (mentions or dropped):
+            told = self._read_list_entry(clause, places) or (pronoun and self._read_place(clause, places))
+            self._read_measures(clause, False, pronoun, bool(places) and not told)
+        else:
+            self._read_measures(clause, True, pronoun, bool(places))
+        self._listing = clause.text.endswith(";") and (self._listing or _opens_list(clause))
         self._recent = places or self._recent
 
-    def _read_measures(self, clause: Clause, has_head: bool, pronoun: bool) -> None:
+    def _read_list_entry(self, clause: Clause, places: tuple[Place, ...]) -> bool:
+        """'Metastases: RLL 3.5 cm; left adrenal 2.0 cm': what follows the ';' is a lesion without a noun of its own."""
+        sizes = [item for item in clause.items if item.kind == "measure" and item.value.role == "size"]
+        if not self._listing or len(places) != 1 or len(sizes) != 1 or any(clause.flags):
+            return False
+        self.lesions.add(LesionMention(places[0], None, "", clause.text, clause.section))
+        return True
+
+    def _read_place(self, clause: Clause, places: tuple[Place, ...]) -> bool:
+        """'It lies in the left upper lobe.'"""
+        if len(places) != 1 or any(clause.flags) or any(item.kind in ("near", "status") for item in clause.items):
+            return False
+        return self.lesions.place_of_last(places[0], clause.text, clause.section)
+
+    def _read_measures(self, clause: Clause, has_head: bool, pronoun: bool, has_place: bool) -> None:
         """Lengths and densities that no lesion word of the same sentence owns."""
-        has_place = any(item.kind == "place" and item.value.group for item in clause.items)
         for i, item in enumerate(clause.items):
             if item.kind == "measure" and item.value.role != "size":
                 self.notes.dropped(item.text, _NOT_A_SIZE[item.value.role])
@@ -148,6 +167,14 @@ class _Reading:
         self.notes.dropped(f"{lesion.organ} lesion", reason)
         self.lesions.misfits.append(FindingsError(f"{reason}; change the region."))
         return False
+
+
+def _opens_list(clause: Clause) -> bool:
+    """'Metastases: ...'"""
+    return any(
+        item.kind == "lesions" and not clause.flags[i] and clause.items[i + 1].text == ":"
+        for i, item in enumerate(clause.items[:-1])
+    )
 
 
 def _label(clause: Clause) -> tuple[Place, ...] | None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from guidegen_data.anatomy import Anatomy, FindingOrgan
 from guidegen_data.errors import FindingsError, GuideGenError, ReportError
+from guidegen_data.reports.clauses import Place
 from guidegen_data.reports.findings import MAX_LESION_MM, MAX_LESIONS, MIN_LESION_MM, Lesion
 from guidegen_data.reports.lesion_rules import LesionMention
-from guidegen_data.reports.lexicon import Lexicon
+from guidegen_data.reports.lexicon import Lexicon, group_name
 from guidegen_data.reports.notes import Notes
 
 DEFAULT_SIZE_MM = 20.0
@@ -88,6 +89,21 @@ class LesionList:
             return False
         last.size_mm = size_mm
         self.notes.used(quote, f"size of the {last.organ.name} lesion before")
+        return True
+
+    def place_of_last(self, place: Place, quote: str, section: str) -> bool:
+        """'It lies in the left upper lobe': the side and the site of the lesion named last, where it has none yet."""
+        last = self.candidates[-1] if self.candidates else None
+        if last is None or last.mention.section != section or place.group not in ("", group_name(last.organ)):
+            return False
+        organs = self.lexicon.organs_of(group_name(last.organ), place.side) if last.chosen else ()
+        if organs:
+            last.organ, last.chosen = organs[0], ""
+        if last.site is None and place.site in last.organ.sites and place.site:
+            last.site = place.site
+        elif not organs:
+            return False
+        self.notes.used(quote, f"place of the {last.organ.name} lesion before")
         return True
 
     def attenuation_of_last(self, attenuation: str, quote: str) -> None:

@@ -22,6 +22,8 @@ PREMODIFIERS = (
 )
 FUNCTION_WORDS = ("with", "that", "as", "than", "by", "when")
 _LARGEST = ("largest", "biggest", "dominant")
+# 'one in segment 2 (14 mm), the other in segment 8 (22 mm)'
+_OTHERS = ("other", "another", "second", "third", "one", "latter", "former", "further", "next", "last")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def hosts_of(clause: Clause, head: Head, context: tuple[Place, ...], lexicon: Le
     """The places the lesion sits in, and a reason for doubt when the only one is uncertain."""
     before, adjacent = _place_before(clause, head.index - 1, head.first)
     after = _places_after(clause, head, beside=adjacent)
-    implied = clause.items[head.index].value
+    implied = implied_group(clause, head)
     found: list[Place] = _narrowed([clause.items[i].value for i in after])
     sides_only = all(place.group == "" and not place.site for place in found)
     if before is not None and found and (adjacent or sides_only):
@@ -51,6 +53,12 @@ def hosts_of(clause: Clause, head: Head, context: tuple[Place, ...], lexicon: Le
     found = [_complete(place, sides, implied, context, lexicon) for place in found]
     doubtful = bool(after) and before is None and all(_is_doubtful(clause, head.index, i) for i in after)
     return found, "its place is uncertain" if doubtful else ""
+
+
+def implied_group(clause: Clause, head: Head) -> str:
+    """The organ that the noun of a lesion names, or a later one that says what the lesion is: 'mass, likely an HCC'."""
+    nouns = [item.value for item in clause.items[head.index : head.last + 1] if item.kind == "lesion" and item.value]
+    return nouns[0] if nouns else ""
 
 
 def _narrowed(places: list[Place]) -> list[Place]:
@@ -148,10 +156,14 @@ def _places_after(clause: Clause, head: Head, beside: bool) -> list[int]:
                 break
             found.append(i)
             joined = False
-        elif item.kind in ("conj", "scope_break") or item.text in (",", "/"):
+        elif item.kind in ("conj", "scope_break") or item.text in (",", "/", ";"):
             joined = True
             near = False
-        elif found and item.kind not in ("det", "locative", "measure", "punct", "count") and item.text not in _LARGEST:
+        elif (
+            found
+            and item.kind not in ("det", "locative", "measure", "punct", "count")
+            and item.text not in (*_LARGEST, *_OTHERS)
+        ):
             break
     return found
 

@@ -34,7 +34,7 @@ def lesion_mentions(
     """The lesions of a clause, and (words, reason) of what in it is measured or listed and not used."""
     mentions: list[LesionMention] = []
     dropped: list[tuple[str, str]] = []
-    for head in _heads(clause):
+    for head in _heads(clause, lexicon):
         if clause.items[head.index].kind == "other":
             if _sizes(clause, head.first, head.last):
                 dropped.append(
@@ -47,10 +47,12 @@ def lesion_mentions(
     return mentions, dropped
 
 
-def _heads(clause: Clause) -> list[Head]:
+def _heads(clause: Clause, lexicon: Lexicon) -> list[Head]:
     """Nouns that own a stretch of the clause, with that stretch."""
     indices: list[int] = []
     for i, item in enumerate(clause.items):
+        if item.text in lexicon.weak_lesions and not _is_strong(clause, i):
+            continue
         if item.kind in HEADS and not (indices and _continues(clause, indices[-1], i)):
             indices.append(i)
     if not indices:
@@ -58,6 +60,28 @@ def _heads(clause: Clause) -> list[Head]:
     starts = [0] + [_premodifier_start(clause, b, a) for a, b in pairwise(indices)]
     ends = [start - 1 for start in starts[1:]] + [len(clause.items) - 1]
     return [Head(i, a, b) for i, a, b in zip(indices, starts, ends, strict=True)]
+
+
+def _is_strong(clause: Clause, i: int) -> bool:
+    """Whether a noun that may mean anything ('focus', 'primary') is a lesion here: it has a length or a density, and
+    says neither what it is made of ('focus of air') nor what another noun is ('primary tumour')."""
+    if clause.kind(i + 1) in ("word", *HEADS):
+        return clause.kind(i + 1) == "word" and _measured(clause, i)
+    made_of = clause.items[i + 2].kind if clause.kind(i + 1) == "locative" and i + 2 < len(clause.items) else ""
+    if clause.items[i].text != "primary" and made_of in ("other", "word") and clause.items[i + 1].text == "of":
+        return False
+    return _measured(clause, i)
+
+
+def _measured(clause: Clause, i: int) -> bool:
+    """Whether a density or a length is said of item i, with no other noun between."""
+    for step in (1, -1):
+        j = i + step
+        while 0 <= j < len(clause.items) and clause.kind(j) not in HEADS and clause.items[j].text != ";":
+            if clause.kind(j) == "attenuation" or (clause.kind(j) == "measure" and clause.items[j].value.role == "size"):
+                return True
+            j += step
+    return False
 
 
 def _continues(clause: Clause, head: int, i: int) -> bool:

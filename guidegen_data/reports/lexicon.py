@@ -46,6 +46,8 @@ class Lexicon:
     fields: list[tuple[frozenset[str], list[str]]]
     default_regions: list[str]
     default_sites: Mapping[str, str]
+    weak_lesions: frozenset[str]
+    loose_phases: frozenset[str]
     trie: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def add(self, kind: str, value: Any, phrases: Iterable[object]) -> None:
@@ -135,6 +137,8 @@ def _build(name: str, organs: tuple[FindingOrgan, ...], regions: tuple[str, ...]
         or [(frozenset([region]), [region]) for region in regions],
         default_regions=table.get("default_regions", list(regions)),
         default_sites=table.get("default_sites", {}),
+        weak_lesions=frozenset(language["weak_lesion"]),
+        loose_phases=frozenset(language["loose_phase"]),
     )
     _add_anatomy(lexicon, table, organs, regions)
     _add_language(lexicon, language)
@@ -156,6 +160,7 @@ def _add_anatomy(
             lexicon.add("site", (group, "", side), phrases)
     for group, site, side, phrases in table.get("sites", ()):
         lexicon.add("site", (group, site, side), phrases)
+        lexicon.add("site", (group, site, side), _segment_spellings(phrases))
     for site in {site for organ in organs for site in organ.sites if site}:
         lexicon.add("baresite", site, [site])
     for group, phrases in table.get("lesions", {}).items():
@@ -199,6 +204,14 @@ def _add_language(lexicon: Lexicon, language: dict[str, Any]) -> None:
     lexicon.add("ct", "", language["ct"])
     lexicon.add("det", "definite", language["definite"])
     lexicon.add("det", "", language["det"])
+
+
+def _segment_spellings(phrases: Iterable[object]) -> Iterator[str]:
+    """'segment 5' is written 'seg 5', 'seg. 5', 'segm 5' and 'couinaud segment 5' too."""
+    for phrase in map(str, phrases):
+        if phrase.startswith("segment "):
+            rest = phrase.removeprefix("segment ")
+            yield from (f"{word} {rest}" for word in ("seg", "seg .", "segm", "segm .", "couinaud", "sg", "segments"))
 
 
 def _habitus_phrases(table: Mapping[str, Mapping[str, list[str]]]) -> Iterator[tuple[str, str]]:

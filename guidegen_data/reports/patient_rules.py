@@ -13,6 +13,7 @@ _AGES = (
     re.compile(r"\bage[d:=]?\s*[:=]?\s*(\d{1,3})\b(?!\s?(?:mm|cm|%))"),
     re.compile(r"\b(\d{2,3})\s?(?:y\s?)?/?\s?[mf]\b(?![/.]?\w)(?!\s(?:catheter|french|sheath|drain|tube))"),
     re.compile(r"\b(?:fe)?male(?: patient)?, ?(\d{1,3})\b(?!\s?(?:mm|cm|%))"),
+    re.compile(r"\b(\d{2,3}), (?:fe)?male\b"),
     re.compile(r"\b(\d)[mf]\b(?!\s(?:catheter|french|sheath|drain|tube))"),
     re.compile(r"\b([1-9]0|100)'?s\b(?!\s?(?:delay|after|post|/|scan))"),
 )

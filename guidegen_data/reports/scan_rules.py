@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guidegen_data.anatomy import PHASES, Anatomy
-from guidegen_data.reports.clauses import Clause
-from guidegen_data.reports.lexicon import Lexicon
+from guidegen_data.reports.clauses import HEADS, Clause
+from guidegen_data.reports.lexicon import Item, Lexicon
 from guidegen_data.reports.notes import Notes
 
 _PRIORITY = {"exam": 0, "technique": 0, "": 1, "findings": 2, "impression": 2, "history": 3}
@@ -18,7 +18,7 @@ _NAMED = {"contrast": 0, "delayed": 1, "non-contrast": 2, "arterial": 3, "portal
 def scan_parts(clause: Clause) -> tuple[frozenset[str], str]:
     """Body parts that the clause says were scanned ('CT of the chest', 'abdominal CT'), and the words; else empty."""
     used: list[int] = []
-    first = next((i for i, item in enumerate(clause.items) if item.kind == "ct"), None)
+    first = next((i for i, item in enumerate(clause.items) if item.kind == "ct" or _names_ct(item)), None)
     if first is not None:
         used = _walk(clause, first, 1) or _walk(clause, first, -1)
     elif clause.section in ("exam", "technique"):
@@ -26,6 +26,11 @@ def scan_parts(clause: Clause) -> tuple[frozenset[str], str]:
     parts = frozenset(part for i in used for part in clause.items[i].value)
     span = [*used, *([] if first is None else [first])]
     return parts, clause.quote(min(span), max(span)) if parts else ""
+
+
+def _names_ct(item: Item) -> bool:
+    """A phase whose words name the scan too: 'CT angiography', 'CTPA', 'native CT'."""
+    return item.kind in ("phase", "part") and any(word in item.text for word in ("ct", "angiogr", "scan", "study"))
 
 
 def _walk(clause: Clause, start: int, step: int) -> list[int]:
@@ -67,8 +72,15 @@ class ScanClaims:
         if parts:
             self._parts.append((priority, parts, words))
         for i, item in enumerate(clause.items):
-            if item.kind == "phase" and "uncertain" not in clause.flags[i]:
+            if item.kind == "phase" and "uncertain" not in clause.flags[i] and not self._is_loose(clause, i):
                 self._phases.append((priority, item.value, item.text))
+
+    def _is_loose(self, clause: Clause, i: int) -> bool:
+        """'portal hypertension', 'native kidney': a word of a phase that is said of something else than a scan."""
+        if clause.items[i].text not in self.lexicon.loose_phases:
+            return False
+        scan = clause.section in ("exam", "technique") or any(item.kind == "ct" for item in clause.items)
+        return not scan or clause.kind(i + 1) in ("word", "place", *HEADS)
 
     def phase(self) -> str:
         """The phase of the best section; 'with contrast' without a phase is portal venous; '' when not stated."""

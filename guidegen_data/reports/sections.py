@@ -15,6 +15,10 @@ MAX_CHARACTERS = 30_000
 # What runs on without a stop for longer than this is cut at a space, so that no text costs more than a line a word.
 _MAX_SENTENCE = 800
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-") | {ord("×"): "x", ord("✕"): "x", ord("’"): "'"}
+_TENTHS = {"": "", " and a half": ".5"}
+_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_SPELLED = re.compile(rf"\b({'|'.join(_WORDS)})( and a half)?(?=[ -](?:mm|cm|milli|centi))", re.I)
+_SPACED_LABEL = re.compile(r"(?:^|(?<=[.!;] ))((?:[A-Za-z/]+ ){1,4})- (?=\w)", re.M)
 _BULLET = re.compile(r"^\s*(?:\d{1,2}[.)](?=\s)|[-*•#>]+)\s*")
 _UNFINISHED = re.compile(
     r"(?:,|\b(?:the|a|an|of|in|and|or|with|without|no|to|at|is|are|measuring|by|x|for|within))\s*$", re.I
@@ -40,6 +44,8 @@ def split_sentences(report: str, headings: Mapping[str, Sequence[str]]) -> list[
             f"expected one report of at most {MAX_CHARACTERS} characters, got {len(report)}; give one report at a time."
         )
     text = unicodedata.normalize("NFKC", report).translate(_DASHES)
+    text = _SPELLED.sub(lambda m: f"{_WORDS.index(m[1].lower()) + 1}{_TENTHS[(m[2] or '').lower()]}", text)
+    text = _SPACED_LABEL.sub(r"\1: ", re.sub(r"\bi\.\s?v\.", "iv", text, flags=re.I))
     text = "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else " " for c in text.replace("\r", "\n"))
     pattern, kind_of = _heading_pattern(tuple((kind, tuple(names)) for kind, names in headings.items()))
     sentences: list[Sentence] = []

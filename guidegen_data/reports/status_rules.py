@@ -44,6 +44,8 @@ def _without(clause: Clause, i: int) -> list[StatusMention]:
         return []
     last = j
     while last + 1 < len(clause.items) and "negated" in clause.flags[last + 1]:
+        if clause.kind(last + 1) == "locative" and clause.kind(last) == "verb":
+            break
         last += 1
     if any(item.kind not in ("place", "conj", "punct", "det", "verb") for item in clause.items[j : last + 1]):
         return []
@@ -73,7 +75,8 @@ def _named(clause: Clause, i: int) -> StatusMention:
     partial = clause.kind(i - 1) == "partial"
     for j in range(i - 1, max(-1, i - 5), -1):
         item = clause.items[j]
-        if item.kind == "place" and item.value.group in ("", *groups):
+        if item.kind == "place" and item.value.group in ("", None, *groups):
+            # 'empty right renal fossa after nephrectomy'
             side, first = item.value.side, j
             break
         if item.kind not in ("word", "partial", "status"):
@@ -111,7 +114,7 @@ def _attributive(clause: Clause, i: int) -> tuple[int, ...]:
     """'an enlarged spleen', 'atrophy of the left kidney', 'enlarged liver and spleen': places right after."""
     j = i + 1
     words = 0
-    while clause.kind(j) in ("word", "det", "locative") and words < 3:
+    while (clause.kind(j) in ("word", "neutral", "det", "locative") or _joins_adjectives(clause, j)) and words < 5:
         if clause.kind(j) == "locative" and clause.items[j].text not in ("of", "in"):
             return ()
         words += 1
@@ -119,6 +122,11 @@ def _attributive(clause: Clause, i: int) -> tuple[int, ...]:
     if not _is_organ(clause, j) or is_host_of_head(clause, j):
         return ()
     return _coordinated(clause, j, forward=True)
+
+
+def _joins_adjectives(clause: Clause, j: int) -> bool:
+    """'small, nodular, cirrhotic liver': a comma with an adjective after it, not with the next organ."""
+    return clause.items[j].text == "," and clause.kind(j + 1) in ("word", "neutral") if j < len(clause.items) else False
 
 
 def _beside(clause: Clause, i: int, near: bool) -> tuple[int, ...]:
