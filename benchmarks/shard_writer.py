@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.record import save
 from guidegen_data.anatomy import TORSO, Anatomy
 from guidegen_data.case import Case, centred_affine
+from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.reports.findings import Findings
 from guidegen_data.shards.folder import ShardFolder
 from guidegen_data.shards.generators import load_generator, num_cores, prepare
@@ -113,9 +114,6 @@ def writer_alone(volumes: tuple[Volume, ...], num_cases: int) -> dict[str, Any]:
 
 def share_of_a_run(model: str, device: str) -> dict[str, Any]:
     """Wall time of making one block with a model, and of writing it."""
-    from guidegen_data.cli.memory import keep_freed_memory
-
-    keep_freed_memory()
     generator = load_generator(model, device)
     recipe = make_recipe(generator, quality_control=False)
     config = RunConfig(recipe, recipe.block_size, model)
@@ -202,6 +200,7 @@ def main() -> None:
     if args.memory_of:
         _memory_of(args.memory_of)
         return
+    keep_freed_memory()  # as the command does
     figures: dict[str, Any] = {"phantoms_128": writer_alone(phantoms(), args.cases)}
     if args.ct:
         figures["real_ct_128"] = writer_alone(real(args.ct, args.label), args.cases)
