@@ -112,13 +112,17 @@ def main() -> None:
     """Measures and writes results/abstraction[_LABEL].json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--label", default="", help="ending of the results file's name")
-    parser.add_argument("--show", action="store_true", help="print every snippet that was not read right")
+    parser.add_argument(
+        "--show", action="store_true", help="print every snippet of the first part that was not read right"
+    )
     args = parser.parse_args()
 
     def by_rules(text: str) -> Findings:
         return abstract_report(text).findings
 
-    done: dict[str, Any] = {part: read_all(part, by_rules, None, args.show) for part in PARTS if load_paraphrases(part)}
+    done: dict[str, Any] = {
+        part: read_all(part, by_rules, None, args.show and part == PARTS[0]) for part in PARTS if load_paraphrases(part)
+    }
     done |= {"page_characters": _PAGE_CHARACTERS, "page_ms": page_ms()}
     save("_".join(filter(None, ("abstraction", args.label))), done)
 

@@ -36,6 +36,7 @@ from guidegen_data.reports.status_rules import status_mentions
 _NOT_A_SIZE = {
     "prior": "the size on an earlier scan",
     "distance": "a distance or a slice thickness, not a lesion's size",
+    "bound": "a bound, used as the size only where no size is told",
     "other": "this quantity is not in the vocabulary",
 }
 

@@ -9,6 +9,8 @@ from guidegen_data.reports.sections import Sentence
 
 HEADS = ("lesion", "lesions", "other")
 _ADJECTIVES = ("attenuation", "status", "size_word", "word", "measure")
+# 'the bladder is collapsed by a catheter': no noun after these is one that the organ describes.
+_NO_ADJECTIVES = ("by", "around", "after", "due", "because", "despite", "following", "during", "upstream", "downstream")
 _MERGE_FILLERS = ("of", "the", "in", "its", "within", "on")
 _PART_WORDS = ("portion", "part", "aspect", "half", "lobes", "third", "pole", "region")
 _FLAG_KINDS = {"negation": "negated", "uncertain": "uncertain", "history": "historic"}
@@ -218,6 +220,6 @@ def is_host_of_head(clause: Clause, place: int) -> bool:
     if clause.kind(j) == "locative" and any(clause.kind(k) in HEADS for k in range(max(0, j - 8), j)):
         return True
     k = place + 1
-    while clause.kind(k) in _ADJECTIVES:
+    while clause.kind(k) in _ADJECTIVES and clause.items[k].text not in _NO_ADJECTIVES:
         k += 1
     return clause.kind(k) in HEADS

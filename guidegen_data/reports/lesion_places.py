@@ -49,8 +49,11 @@ def hosts_of(clause: Clause, head: Head, context: tuple[Place, ...], lexicon: Le
     elif not found and not _unknown_place(clause, head):
         found = _from_host_noun(clause, head) or _from_context(context) or ([Place(implied)] if implied else [])
     values = [item.value for item in clause.items[head.first : head.last + 1] if item.kind == "place"]
+    context = (*_named_before(clause, head), *context)
     sides = [place.side for place in values if place.group == "" and not place.site and place.side]
     found = [_complete(place, sides, implied, context, lexicon) for place in found]
+    if len(found) == 1 and not found[0].site:
+        found = [replace(found[0], site=_site_later(clause, head, found[0]))]
     doubtful = bool(after) and before is None and all(_is_doubtful(clause, head.index, i) for i in after)
     return found, "its place is uncertain" if doubtful else ""
 
@@ -59,6 +62,24 @@ def implied_group(clause: Clause, head: Head) -> str:
     """The organ that the noun of a lesion names, or a later one that says what the lesion is: 'mass, likely an HCC'."""
     nouns = [item.value for item in clause.items[head.index : head.last + 1] if item.kind == "lesion" and item.value]
     return nouns[0] if nouns else ""
+
+
+def _named_before(clause: Clause, head: Head) -> list[Place]:
+    """Organs of the same sentence that a bare site of this lesion may belong to: 'pancreatic atrophy above a body mass'."""
+    return [item.value for item in clause.items[: head.index] if item.kind == "place" and item.value.group]
+
+
+def _site_later(clause: Clause, head: Head, place: Place) -> str:
+    """'a lung mass on the left measures 52 mm and lies in the lower lobe': the site, '' when none is told."""
+    for i in range(head.index + 1, head.last + 1):
+        item = clause.items[i]
+        before = clause.skip_back(i - 1, ("det",))
+        if item.kind == "near" or clause.flags[i]:
+            return ""
+        if item.kind == "place" and item.value.site and item.value.group in ("", place.group):
+            agrees = not item.value.side or not place.side or item.value.side == place.side
+            return item.value.site if agrees and clause.kind(before) == "locative" else ""
+    return ""
 
 
 def _narrowed(places: list[Place]) -> list[Place]:

@@ -78,7 +78,9 @@ def _measured(clause: Clause, i: int) -> bool:
     for step in (1, -1):
         j = i + step
         while 0 <= j < len(clause.items) and clause.kind(j) not in HEADS and clause.items[j].text != ";":
-            if clause.kind(j) == "attenuation" or (clause.kind(j) == "measure" and clause.items[j].value.role == "size"):
+            if clause.kind(j) == "attenuation" or (
+                clause.kind(j) == "measure" and clause.items[j].value.role == "size"
+            ):
                 return True
             j += step
     return False
@@ -120,7 +122,9 @@ def _premodifier_start(clause: Clause, head: int, stop: int) -> int:
 
 
 def _sizes(clause: Clause, first: int, last: int) -> list[float]:
-    items = [i for i in clause.items[first : last + 1] if i.kind == "measure" and i.value.role == "size"]
+    told = [i for i in clause.items[first : last + 1] if i.kind == "measure"]
+    # 'under 2 cm (17 mm)': a bound counts only where nothing else is said.
+    items = [i for i in told if i.value.role == "size"] or [i for i in told if i.value.role == "bound"]
     return [size for item in items for size in item.value.sizes_mm]
 
 

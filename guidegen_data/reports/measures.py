@@ -28,6 +28,9 @@ _DISTANCE_AFTER = re.compile(
     r"\s?(?:from|above|below|proximal|distal|away|superior to|inferior to|deep|(?:thick |axial |contiguous )*"
     r"(?:slices?|sections?|images?|cuts)|collimation|reconstruct\w*|intervals?|increments?|slice thickness|margin)\b"
 )
+_BOUND_BEFORE = re.compile(
+    r"(?:[<>]|\b(?:less than|more than|smaller than|larger than|greater than|over|under|exceeding))\s?$"
+)
 _PRIOR_BEFORE = re.compile(
     r"\b(?:previously|prior|formerly|earlier|had measured|compared (?:to|with)|versus|vs\.?)"
     r"(?: measured| measuring| about| approximately| at| size)?[:(]?\s?$"
@@ -40,8 +43,8 @@ _NOT_A_LENGTH = re.compile(r"(?<![\w.,])-?\d{1,4}(?:[.,]\d+)?\s?(hu|hounsfield u
 class Measure:
     """A length claim at text[start:end]: one size in mm, or several when the text lists several, and its role.
 
-    `role` is 'size' (of a thing now), 'prior' (of an earlier scan), 'distance' (between things, slice thickness) or
-    'other' (a quantity that is no length; sizes_mm is then empty).
+    `role` is 'size' (of a thing now), 'prior' (of an earlier scan), 'distance' (between things, slice thickness),
+    'bound' ('less than 2 cm') or 'other' (a quantity that is no length; sizes_mm is then empty).
     """
 
     start: int
@@ -121,4 +124,4 @@ def _role(before: str, after: str) -> str:
         return "prior"
     if _DISTANCE_BEFORE.search(before) or _DISTANCE_AFTER.match(after):
         return "distance"
-    return "size"
+    return "bound" if _BOUND_BEFORE.search(before) else "size"

@@ -15,6 +15,7 @@ _AGES = (
     re.compile(r"\b(?:fe)?male(?: patient)?, ?(\d{1,3})\b(?!\s?(?:mm|cm|%))"),
     re.compile(r"\b(\d{2,3}), (?:fe)?male\b"),
     re.compile(r"\b(\d)[mf]\b(?!\s(?:catheter|french|sheath|drain|tube))"),
+    re.compile(r"\b([1-9]0)\s?-?something\b"),
     re.compile(r"\b([1-9]0|100)'?s\b(?!\s?(?:delay|after|post|/|scan))"),
 )
 _YOUNG = re.compile(r"\b(?:\d{1,2}[\s-](?:months?|weeks?|days?)[\s-]old|newborn|neonate|infant|toddler)\b")

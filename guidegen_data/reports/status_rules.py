@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guidegen_data.reports.clauses import HEADS, Clause, Place, is_host_of_head
 
@@ -27,14 +27,19 @@ def status_mentions(clause: Clause, context: tuple[Place, ...]) -> list[StatusMe
     found = []
     for i, item in enumerate(clause.items):
         if item.kind == "named_status":
-            found.append(_named(clause, i))
-        elif item.kind == "negation" and item.text in _WITHOUT:
+            found.append(_named(clause, i, context))
+        elif item.kind == "negation" and (item.text in _WITHOUT or (item.text == "neither" and _told_present(clause))):
             found += _without(clause, i)
         elif item.kind == "status":
             mention = _worded(clause, i, context)
             if mention is not None:
                 found.append(mention)
     return found
+
+
+def _told_present(clause: Clause) -> bool:
+    """'neither the gallbladder nor the spleen is present'"""
+    return any(item.text in ("present", "seen", "visible", "in situ") for item in clause.items[-3:])
 
 
 def _without(clause: Clause, i: int) -> list[StatusMention]:
@@ -47,7 +52,8 @@ def _without(clause: Clause, i: int) -> list[StatusMention]:
         if clause.kind(last + 1) == "locative" and clause.kind(last) == "verb":
             break
         last += 1
-    if any(item.kind not in ("place", "conj", "punct", "det", "verb") for item in clause.items[j : last + 1]):
+    allowed = ("place", "conj", "punct", "det", "verb")
+    if any(item.kind not in allowed and item.text != "nor" for item in clause.items[j : last + 1]):
         return []
     targets = _coordinated(clause, j, forward=True)
     places = tuple(clause.items[t].value for t in targets)
@@ -67,7 +73,7 @@ def _doubt(clause: Clause, i: int, status: str) -> str:
     return ""
 
 
-def _named(clause: Clause, i: int) -> StatusMention:
+def _named(clause: Clause, i: int, context: tuple[Place, ...]) -> StatusMention:
     """'left nephrectomy', 'hepatomegaly': the word holds organ and status; a side may stand beside it."""
     groups, status = clause.items[i].value
     first, last = i, i
@@ -92,6 +98,9 @@ def _named(clause: Clause, i: int) -> StatusMention:
                 break
     if not side and clause.items[i].text.endswith("nephrectomies"):
         side = "both"
+    if not side:
+        # 'Left kidney: status post nephrectomy'
+        side = next((place.side for place in context if place.group in groups), "")
     doubt = _doubt(clause, i, status) or ("only a part was removed" if partial else "")
     places = tuple(Place(group, side=side, explicit=True) for group in groups)
     return StatusMention(places, status, clause.quote(first, last), doubt)
@@ -103,11 +112,21 @@ def _worded(clause: Clause, i: int, context: tuple[Place, ...]) -> StatusMention
     targets = _beside(clause, i, near=True) or _attributive(clause, i) or _beside(clause, i, near=False)
     if targets:
         quote = clause.quote(min(i, *targets), max(i, *targets))
-        return StatusMention(tuple(clause.items[t].value for t in targets), status, quote, doubt)
+        places = tuple(_with_organ(clause, t, context) for t in targets)
+        return StatusMention(places, status, quote, doubt)
     own = any(item.kind == "place" or item.kind in HEADS for item in clause.items)
     if context and not own and clause.kind(i + 1) not in _SIZED_NOUN:
         return StatusMention(context, status, clause.text, doubt)
     return None
+
+
+def _with_organ(clause: Clause, t: int, context: tuple[Place, ...]) -> Place:
+    """The place at t; a side alone is that side of the organ before: 'the right kidney is absent, the left is large'."""
+    place: Place = clause.items[t].value
+    if place.group != "" or place.site or not place.side:
+        return place
+    before = [item.value for item in clause.items[:t] if item.kind == "place" and item.value.group] or list(context)
+    return replace(before[-1], side=place.side, plural=False) if before else place
 
 
 def _attributive(clause: Clause, i: int) -> tuple[int, ...]:
@@ -162,22 +181,21 @@ def _is_organ(clause: Clause, i: int) -> bool:
 
 
 def _coordinated(clause: Clause, place: int, forward: bool) -> tuple[int, ...]:
-    """The place and those joined to it by ',', 'and', '/': 'liver, spleen and kidneys'."""
+    """The place and those joined to it by ',', 'and', '/', 'nor': 'liver, spleen and kidneys'."""
     found = [place]
     step = 1 if forward else -1
     j = place + step
-    joined = False
+    joint = ""
     while 0 <= j < len(clause.items):
         item = clause.items[j]
         if item.kind == "place":
-            if not joined:
-                break
-            if forward and clause.kind(j + 1) in ("verb", "status"):
+            # 'no gallbladder and the spleen is enlarged' opens a new statement, 'neither ... nor the spleen is' does not.
+            if not joint or (forward and joint != "nor" and clause.kind(j + 1) in ("verb", "status")):
                 break
             found.append(j)
-            joined = False
-        elif item.kind == "conj" or item.text in (",", "/"):
-            joined = True
+            joint = ""
+        elif item.kind == "conj" or item.text in (",", "/", "nor"):
+            joint = item.text
         elif item.kind != "det":
             break
         j += step
