@@ -70,7 +70,7 @@ def _fail_at(number: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(handle)
 
-    storage.os.fsync = full  # type: ignore[attr-defined]
+    storage.os.fsync = full  # type: ignore[assignment]
 
 
 @dataclass
@@ -265,7 +265,7 @@ def ray_cluster(wanted: bool) -> Iterator[str]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     root = Path(__file__).parent.parent
     os.environ["PYTHONPATH"] = os.pathsep.join((str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")))
-    memory = {"object_store_memory": 100 * 2**20}
+    memory: dict[str, Any] = {"object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
     try:
         cluster.add_node(num_cpus=3, **memory)

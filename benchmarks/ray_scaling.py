@@ -148,7 +148,7 @@ def main() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     root = str(Path(__file__).parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-    memory = {"object_store_memory": 100 * 2**20}
+    memory: dict[str, Any] = {"object_store_memory": 100 * 2**20}
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
     figures: dict[str, Any] = {"nodes": 4, "sleep_s": args.sleep}
     try:

@@ -66,11 +66,11 @@ def nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
 def _x_fastest(array: np.ndarray) -> memoryview:
     """The voxels (X, Y, Z) with x running fastest. Plane by plane, which stays in the cache: a fifth of the time."""
     if array.flags.f_contiguous:
-        return memoryview(array.T).cast("B")
+        return array.T.data.cast("B")
     turned = np.empty(array.shape[::-1], array.dtype)
     for y in range(array.shape[1]):
         turned[:, y, :] = np.ascontiguousarray(array[:, y, :]).T
-    return memoryview(turned).cast("B")
+    return turned.data.cast("B")
 
 
 def gzip_bytes(data: bytes) -> bytes:
