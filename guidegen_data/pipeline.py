@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,9 @@ from guidegen_data.errors import ModelError
 from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes
 from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.folder import fingerprint_of, model_folder
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
+from guidegen_data.models.noise_style import NoiseStyle, draw_style, with_noise
 from guidegen_data.models.precision import choose_device, compute_dtype, place
 from guidegen_data.models.sampling import sample_masks
 from guidegen_data.models.sampling_ct import sample_cts
@@ -51,6 +51,7 @@ class GuideGenPipeline(DiffusionPipeline):
         previous_level: float = 0.1,
         anchor_time: float = 0.7,
         delay_ct: int | None = None,
+        noise_hu: tuple[float, float] = (3.0, 12.0),
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -69,6 +70,7 @@ class GuideGenPipeline(DiffusionPipeline):
             previous_level=previous_level,
             anchor_time=anchor_time,
             delay_ct=delay_ct,
+            noise_hu=tuple(noise_hu),
         )
         self.fingerprint = ""
         self._text: TextEncoder | None = None
@@ -132,7 +134,8 @@ class GuideGenPipeline(DiffusionPipeline):
         generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
         held = self.label_maps(findings, tokens, generators, seeds, num_steps_mask, guidance, known)
         labels = torch.stack([torch.from_numpy(label_map) for label_map, _ in held]).to(tokens.device)
-        cts = self.sample_cts(labels, tokens, generators, num_steps_ct)
+        styles = self.styles(generators)
+        cts = self.sample_cts(labels, tokens, generators, num_steps_ct, styles)
         settings = {
             "model_sha256": self.fingerprint,
             "package_version": __version__,
@@ -149,7 +152,7 @@ class GuideGenPipeline(DiffusionPipeline):
                 affine=affine,
                 report=reports[b],
                 findings=findings[b],
-                provenance=settings | {"seed": int(seeds[b])} | held[b][1],
+                provenance=settings | {"seed": int(seeds[b]), "noise": vars(styles[b])} | held[b][1],
             )
             for b in range(len(keys))
         ]
@@ -224,10 +227,19 @@ class GuideGenPipeline(DiffusionPipeline):
         )
 
     def sample_cts(
-        self, label_maps: Tensor, tokens: Tensor, generators: list[torch.Generator], num_steps: int | None = None
+        self,
+        label_maps: Tensor,
+        tokens: Tensor,
+        generators: list[torch.Generator],
+        num_steps: int | None = None,
+        styles: Sequence[NoiseStyle] | None = None,
     ) -> Tensor:
-        """Stage 2: CTs (B, X, Y, Z) int16 HU of label maps (B, X, Y, Z) uint8, your own or stage 1's."""
-        return sample_cts(
+        """Stage 2: CTs (B, X, Y, Z) int16 HU of label maps (B, X, Y, Z) uint8, your own or stage 1's.
+
+        Each gets the noise of its style, drawn from its generator where none is given.
+        """
+        styles = self.styles(generators) if styles is None else styles
+        cts = sample_cts(
             self.slice_generator,
             self.slice_scheduler,
             self.autoencoder,
@@ -238,6 +250,13 @@ class GuideGenPipeline(DiffusionPipeline):
             self.config.previous_level,
             self.config.delay_ct,
         )
+        spacing, hu_range = self.anatomy.spacing_mm, self.anatomy.hu_range
+        noisy = [with_noise(c, spacing, s, g, hu_range) for c, s, g in zip(cts, styles, generators, strict=True)]
+        return torch.stack(noisy)
+
+    def styles(self, generators: list[torch.Generator]) -> list[NoiseStyle]:
+        """A noise style a case, each from its own generator."""
+        return [draw_style(g, tuple(self.config.noise_hu)) for g in generators]
 
     @torch.inference_mode()
     def __call__(self, reports: str | Sequence[str], seed: int = 0, **settings: Any) -> list[Case]:
@@ -248,27 +267,3 @@ class GuideGenPipeline(DiffusionPipeline):
         findings = [abstract_report(text, self.anatomy).findings for text in texts]
         keys = [f"case-{seed + b}" for b in range(len(texts))]
         return self.generate(findings, texts, keys, [seed + b for b in range(len(texts))], **settings)
-
-
-def model_folder(name_or_path: str | Path) -> Path:
-    """The folder of an installed model or of a path. Raises ModelError naming what there is."""
-    installed = Path(str(resources.files("guidegen_data") / "weights"))
-    named = installed / str(name_or_path)
-    folder = named if str(name_or_path).isidentifier() or "-" in str(name_or_path) else Path(name_or_path)
-    if not (folder / "model_index.json").is_file():
-        folder = Path(name_or_path)
-    if not (folder / "model_index.json").is_file():
-        known = sorted(p.parent.name for p in installed.glob("*/model_index.json"))
-        raise ModelError(
-            f"no model {str(name_or_path)!r}: expected one of {known} or a folder that holds model_index.json."
-        )
-    return folder
-
-
-def fingerprint_of(folder: Path) -> str:
-    """sha256 over the names and bytes of every configuration and weight file of a model folder."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()

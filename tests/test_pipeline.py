@@ -12,7 +12,8 @@ from tiny import tiny_pipeline
 from guidegen_data.case import Case
 from guidegen_data.cleanup import clean_up
 from guidegen_data.errors import ModelError
-from guidegen_data.pipeline import GuideGenPipeline, fingerprint_of
+from guidegen_data.models.folder import fingerprint_of
+from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.reports.findings import Findings, Lesion
 
 

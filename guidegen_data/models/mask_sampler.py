@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from guidegen_data.diffusion.categorical import CategoricalProcess
 from guidegen_data.models.unet3d import TextPool, UNet3d, patch_coordinates, sinusoid
 
-
 #: Lesions fill a voxel in three thousand, and most of the voxels of an anchor: the log-odds between the two.
 _ANCHOR_GAIN = 8.0
 
@@ -51,8 +50,8 @@ class MaskSampler(ModelMixin, ConfigMixin):
 
     Voxels are folded 2 x 2 x 2 into channels first, so the U-Net works at an eighth of the voxels. What the noisy label
     of a voxel itself says about its x_0 is known exactly, log q(x_t | x_0); it is added to the logits, so the network
-    learns only what the surroundings and the report say. `fields` names the facts of `MaskCondition.fields`. Lesions are
-    the last class; an anchor raises its logit where the anchor lies, and the network learns the shape.
+    learns only what the surroundings and the report say. `fields` names the facts of `MaskCondition.fields`. Lesions
+    are the last class; an anchor raises its logit where the anchor lies, and the network learns the shape.
     """
 
     @register_to_config

@@ -1,0 +1,33 @@
+"""Where a model lies on disk, and what it is: the folders of installed models, and the fingerprint of one."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+from guidegen_data.errors import ModelError
+
+
+def model_folder(name_or_path: str | Path) -> Path:
+    """The folder of an installed model or of a path. Raises ModelError naming what there is."""
+    installed = Path(str(resources.files("guidegen_data") / "weights"))
+    named = installed / str(name_or_path)
+    folder = named if str(name_or_path).isidentifier() or "-" in str(name_or_path) else Path(name_or_path)
+    if not (folder / "model_index.json").is_file():
+        folder = Path(name_or_path)
+    if not (folder / "model_index.json").is_file():
+        known = sorted(p.parent.name for p in installed.glob("*/model_index.json"))
+        raise ModelError(
+            f"no model {str(name_or_path)!r}: expected one of {known} or a folder that holds model_index.json."
+        )
+    return folder
+
+
+def fingerprint_of(folder: Path) -> str:
+    """sha256 over the names and bytes of every configuration and weight file of a model folder."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
