@@ -68,6 +68,7 @@ def croissant(config: RunConfig, entries: Sequence[ShardEntry], manifest_sha256:
         "url": f"urn:sha256:{_digest(entries)}",
         "version": recipe.package_version,
         "license": "README.md",
+        "citeAs": f"guidegen-data {recipe.package_version}, after GuideGen (arXiv:2403.07247)",
         "isLiveDataset": False,
         "distribution": [*_files(entries, manifest_sha256), *_file_sets(entries)],
         "recordSet": [_record_set()],

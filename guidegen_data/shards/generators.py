@@ -33,7 +33,7 @@ def load_generator(model: str | Path, device: str) -> CaseGenerator:
 
 def model_card(model: str | Path) -> str:
     """Text of the model's own card; '' when it has none."""
-    from guidegen_data.pipeline import model_folder
+    from guidegen_data.models.folder import model_folder
 
     try:
         return (model_folder(model) / "README.md").read_text("utf-8")
