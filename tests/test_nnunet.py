@@ -1,104 +1,65 @@
-"""Training with nnUNetTrainerGuideGen through nnU-Net's own commands, on toy data on the CPU."""
+"""nnUNetTrainerGuideGen through nnU-Net's own commands, on toy data on the CPU: training, resuming, prediction."""
 
 import json
 import os
-import subprocess
-import sys
+import shutil
 from argparse import Namespace
 from collections import Counter
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nnunet_support.command import run_command
+from nnunet_support.commands import fold_folder, log_of, nnunet, start_training, train
+from nnunet_support.tiny_plans import NAME as PLANS
 
 pytest.importorskip("nnunetv2")
 torch = pytest.importorskip("torch")
 pytest_plugins = ["nnunet_support.world"]
 
 from guidegen_nnunet.folders import NnUNetError, is_synthetic  # noqa: E402
-from guidegen_nnunet.install import trainers_folder  # noqa: E402
 from guidegen_nnunet.settings import Settings  # noqa: E402
 from guidegen_nnunet.splits import read_folds  # noqa: E402
-from guidegen_nnunet.trainer import MixedDataLoader, nnUNetTrainerGuideGen  # noqa: E402
+from guidegen_nnunet.trainer import MixedDataLoader  # noqa: E402
 
-HERE = Path(__file__).parent
-PLANS = "nnUNetPlansTiny"
-
-
-@pytest.fixture(scope="module")
-def planned(world, merged):
-    """The preprocessed folder of the merged data set, with a tiny network beside the plans of nnU-Net."""
-    assert run_command("plan", 902, "--processes", 1) == 0
-    folder = world / "preprocessed" / merged.name
-    plans = json.loads((folder / "nnUNetPlans.json").read_text())
-    configuration = plans["configurations"]["3d_fullres"]
-    configuration |= {"patch_size": [24, 24, 24], "batch_size": 4}
-    configuration["architecture"]["arch_kwargs"] |= {
-        "n_stages": 3,
-        "features_per_stage": [4, 8, 8],
-        "kernel_sizes": [[3, 3, 3]] * 3,
-        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-        "n_conv_per_stage": [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
-    }
-    (folder / f"{PLANS}.json").write_text(json.dumps(plans | {"plans_name": PLANS}))
-    return folder
-
-
-def with_plugin() -> dict[str, str]:
-    return dict(os.environ) | {"nnUNet_extTrainer": str(trainers_folder())}
-
-
-def train(num_epochs: int, *extra: str) -> subprocess.CompletedProcess:
-    script = str(HERE / "nnunet_support" / "short_training.py")
-    arguments = [script, str(num_epochs), "902", "3d_fullres", "0", "-p", PLANS, "-tr", "nnUNetTrainerGuideGen"]
-    return subprocess.run(
-        [sys.executable, *arguments, "-device", "cpu", *extra],
-        env=with_plugin(),
-        capture_output=True,
-        text=True,
-    )
-
-
-def predict(world: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    images = world / "imagesTs"
-    if not images.exists():
-        images.mkdir()
-        case = "patient_0_0000.nii.gz"
-        (images / case).write_bytes((world / "raw" / "Dataset901_Toy" / "imagesTr" / case).read_bytes())
-    entry = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point as p; p()"
-    arguments = f"-i {images} -o {world / 'predicted'} -d 902 -c 3d_fullres -f 0 -tr nnUNetTrainerGuideGen -p {PLANS}"
-    arguments += " -device cpu -npp 1 -nps 1 --disable_tta"
-    return subprocess.run(
-        [sys.executable, "-c", entry, *arguments.split()],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+MIXED = "nnUNetTrainerGuideGen"
 
 
 @pytest.fixture(scope="module")
-def trained(planned, world):
-    """Folder of fold 0 after one epoch and a resumed second one."""
-    first = train(1)
-    assert first.returncode == 0, first.stderr
-    second = train(2, "--c")
-    assert second.returncode == 0, second.stderr
-    return world / "results" / planned.name / f"nnUNetTrainerGuideGen__{PLANS}__3d_fullres" / "fold_0"
+def trained(world, planned):
+    """Folder of fold 0 in 3D after a training that was killed after its first epoch and resumed."""
+    killed, output = train(MIXED, "3d_fullres", TEST_KILL_AFTER=1, TEST_VALIDATION=1)
+    assert killed == 9, output
+    status, output = train(MIXED, "3d_fullres", "--c", TEST_VALIDATION=1)
+    assert status == 0, output
+    return fold_folder(world, MIXED, "3d_fullres")
 
 
 # -- settings and loader
 
 
-@pytest.mark.parametrize("text", ["-0.1", "1.5", "half", "nan", ""])
-def test_a_fraction_that_is_none_is_refused(monkeypatch, text):
-    monkeypatch.setenv("GUIDEGEN_NNUNET_FRACTION", text)
-    with pytest.raises(NnUNetError, match="fraction from 0 to 1"):
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [("FRACTION", text, "fraction from 0 to 1") for text in ("-0.1", "1.5", "half", "nan", "")]
+    + [
+        ("FRACTION_START", "2", "fraction from 0 to 1"),
+        ("EPOCHS", "1e3", "whole number"),
+        ("EPOCHS", "-1", "0 or more"),
+        ("NUM_KEPT", "0", "1 or more"),
+        ("FRACTOIN", "0.5", "is no setting"),
+    ],
+)
+def test_a_setting_that_is_none_is_refused(monkeypatch, name, text, sentence):
+    monkeypatch.setenv(f"GUIDEGEN_NNUNET_{name}", text)
+    with pytest.raises(NnUNetError, match=sentence):
         Settings.from_environment()
+
+
+def test_settings_come_from_the_environment(monkeypatch):
+    for name, text in (("FRACTION", "0.25"), ("EPOCHS", "250"), ("MODEL", "/models/mine")):
+        monkeypatch.setenv(f"GUIDEGEN_NNUNET_{name}", text)
+    assert Settings.from_environment() == Settings(fraction=0.25, epochs=250, model="/models/mine")
 
 
 @settings(deadline=None)
@@ -126,31 +87,26 @@ def test_synthetic_and_real_cases_share_every_place_of_a_batch():
 # -- nnU-Net for real
 
 
-def test_fingerprint_and_plans_are_those_of_the_real_cases_alone(planned, monkeypatch):
-    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-
-    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
-    DatasetFingerprintExtractor("Dataset901_Toy", 1).run(overwrite_existing=True)
-    ExperimentPlanner("Dataset901_Toy").plan_experiment()
-    alone = planned.parent / "Dataset901_Toy"
-    fingerprints = [json.loads((f / "dataset_fingerprint.json").read_text()) for f in (alone, planned)]
+def test_fingerprint_and_plans_are_those_of_nnunets_own_command_on_the_real_cases(world, planned, planned_alone):
+    fingerprints = [json.loads((f / "dataset_fingerprint.json").read_text()) for f in (planned_alone, planned)]
     assert fingerprints[0] == fingerprints[1]
-    plans = [json.loads((f / "nnUNetPlans.json").read_text()) for f in (alone, planned)]
+    plans = [json.loads((f / "nnUNetPlans.json").read_text()) for f in (planned_alone, planned)]
     assert plans[1].pop("guidegen")["num_real_cases"] == 5
     assert plans[0] | {"dataset_name": "Dataset902_Mix"} == plans[1]
 
 
-def test_the_trainer_is_found_by_name_trains_resumes_and_carries_its_settings(trained):
+def test_a_killed_training_resumes_and_carries_its_settings(trained):
     checkpoint = torch.load(trained / "checkpoint_final.pth", map_location="cpu", weights_only=False)
-    assert checkpoint["trainer_name"] == "nnUNetTrainerGuideGen"
+    assert checkpoint["trainer_name"] == MIXED
     assert checkpoint["current_epoch"] == 2
-    settings = {"fraction": 0.5, "num_real": 4, "num_synthetic": 4}
-    assert checkpoint["init_args"]["guidegen"] == settings
-    logs = [p.read_text() for p in sorted(trained.glob("training_log_*.txt"))]
-    assert sum("GuideGen: 0.5000 of 24 training patches were synthetic" in log for log in logs) == 2
-    assert sum(f"GuideGen: {settings}" in log for log in logs) == 2
+    kept = {"fraction": 0.5, "num_real": 4, "num_synthetic": 4, "num_epochs": 2, "num_iterations_per_epoch": 6}
+    assert checkpoint["init_args"]["guidegen"] == kept
+    log = log_of(trained)
+    assert log.count("GuideGen: 0.5000 of 24 training patches were synthetic") == 2
+    assert log.count(f"GuideGen: {kept}") == 2
+    assert [log.count(f"\nEpoch {n}") or log.count(f"Epoch {n} ") for n in (0, 1)] == [1, 1]
     assert np.isfinite(checkpoint["logging"]["train_losses"]).all()
+    assert len(checkpoint["logging"]["train_losses"]) == 2
 
 
 def test_validation_runs_on_the_real_cases_of_the_fold(trained, merged):
@@ -159,12 +115,36 @@ def test_validation_runs_on_the_real_cases_of_the_fold(trained, merged):
     assert not any(map(is_synthetic, validated))
 
 
-def test_the_trained_model_predicts(world, trained):
-    result = predict(world, with_plugin())
-    assert result.returncode == 0, result.stderr
-    predicted = nib.load(world / "predicted" / "patient_0.nii.gz")
-    assert predicted.shape == (36, 34, 32)
-    assert set(np.unique(np.asarray(predicted.dataobj))) <= {0, 1, 2, 3}
+def test_a_resumed_training_with_another_fraction_is_refused(trained):
+    status, output = train(MIXED, "3d_fullres", "--c", GUIDEGEN_NNUNET_FRACTION=0.25)
+    assert status != 0
+    assert "but would go on with" in output
+    assert "set GUIDEGEN_NNUNET_FRACTION=0.5, or begin a new one without --c" in output
+
+
+def test_the_trained_model_predicts_and_is_evaluated(world, trained):
+    images, truth, predicted = world / "imagesTs", world / "labelsTs", world / "predicted"
+    raw = world / "raw" / "Dataset901_Toy"
+    for folder, source in ((images, "imagesTr/patient_0_0000.nii.gz"), (truth, "labelsTr/patient_0.nii.gz")):
+        folder.mkdir()
+        shutil.copy(raw / source, folder)
+    arguments = ["-i", images, "-o", predicted, "-d", 902, "-c", "3d_fullres", "-f", 0, "-tr", MIXED, "-p", PLANS]
+    arguments += ["-device", "cpu", "-npp", 1, "-nps", 1, "--disable_tta"]
+    unset = {k: v for k, v in os.environ.items() if k != "nnUNet_extTrainer"}
+    status, output = nnunet("nnUNetv2_predict", *arguments, environment=unset)
+    assert status != 0
+    assert "Could not find requested nnunet trainer nnUNetTrainerGuideGen" in output
+    status, output = nnunet("nnUNetv2_predict", *arguments)
+    assert status == 0, output
+    segmentation = nib.load(predicted / "patient_0.nii.gz")
+    assert segmentation.shape == (36, 34, 32)
+    assert set(np.unique(np.asarray(segmentation.dataobj))) <= {0, 1, 2, 3}
+    json_files = ["-djfile", predicted / "dataset.json", "-pfile", predicted / "plans.json", "-np", 1]
+    status, output = nnunet("nnUNetv2_evaluate_folder", truth, predicted, *json_files)
+    assert status == 0, output
+    summary = json.loads((predicted / "summary.json").read_text())
+    assert set(summary["mean"]) == {"1", "2", "3"}
+    assert len(summary["metric_per_case"]) == 1
 
 
 def test_without_the_plugin_a_model_loads_after_its_trainer_is_renamed(trained):
@@ -179,83 +159,21 @@ def test_without_the_plugin_a_model_loads_after_its_trainer_is_renamed(trained):
         assert torch.equal(value, checkpoint["network_weights"][name])
 
 
-@pytest.fixture
-def trainer(planned):
-    """Makes nnUNetTrainerGuideGen for a fold in this process."""
-
-    def make(fold: int | str = 0, name: str = PLANS):
-        plans = json.loads((planned / f"{name}.json").read_text()) | {"continue_training": False}
-        dataset_json = json.loads((planned / "dataset.json").read_text())
-        return nnUNetTrainerGuideGen(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
-
-    return make
-
-
-@pytest.fixture
-def replace():
-    """Replaces the content of JSON files for one test; None removes the file."""
-    originals: dict[Path, bytes] = {}
-
-    def do(path: Path, content: object) -> None:
-        originals.setdefault(path, path.read_bytes())
-        path.unlink() if content is None else path.write_text(json.dumps(content))
-
-    yield do
-    for path, content in originals.items():
-        path.write_bytes(content)
+def test_two_processes_train_together_each_with_its_share_of_the_batch(world, planned, tmp_path):
+    # nnU-Net itself starts several processes for GPUs only; these two meet over gloo.
+    results = tmp_path / "results"
+    changes = {"TEST_EPOCHS": 1, "TEST_GLOO_FILE": tmp_path / "meeting", "nnUNet_results": results}
+    processes = [start_training(MIXED, "2d", **changes, TEST_GLOO_RANK=rank) for rank in (0, 1)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    folder = results / "Dataset902_Mix" / f"{MIXED}__{PLANS}__2d" / "fold_0"
+    assert "GuideGen: 0.5000 of 12 training patches were synthetic" in log_of(folder)
+    checkpoint = torch.load(folder / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    assert checkpoint["init_args"]["guidegen"]["fraction"] == 0.5
+    assert not any(name.startswith("module.") for name in checkpoint["network_weights"])
 
 
-def test_a_resumed_training_with_another_fraction_is_refused(trainer, trained, monkeypatch):
-    monkeypatch.setenv("GUIDEGEN_NNUNET_FRACTION", "0.25")
-    resumed = trainer()
-    resumed.load_checkpoint(str(trained / "checkpoint_final.pth"))
-    with pytest.raises(NnUNetError, match=r"set GUIDEGEN_NNUNET_FRACTION=0\.5"):
-        resumed.on_train_start()
-
-
-def test_fold_all_trains_on_everything_and_validates_on_real_cases(trainer):
-    tr_keys, val_keys = trainer("all").do_split()
-    assert len(tr_keys) == 9
-    assert sorted(val_keys) == [f"patient_{i}" for i in range(5)]
-
-
-def test_synthetic_validation_is_refused_wherever_it_comes_from(trainer, planned, replace):
-    with pytest.raises(NnUNetError, match="validates on"):
-        trainer(7).on_train_start()
-    splits = planned / "splits_final.json"
-    folds = json.loads(splits.read_text())
-    swapped = [{"train": f["val"], "val": f["train"]} for f in folds]
-    replace(splits, swapped)
-    with pytest.raises(NnUNetError, match="validates on 4 synthetic"):
-        trainer().on_train_start()
-    with pytest.raises(NnUNetError, match="validates on 4 synthetic"):
-        run_command("plan", 902)
-    replace(splits, None)
-    with pytest.raises(NnUNetError, match="there is none"):
-        trainer().on_train_start()
-    assert not splits.exists()
-
-
-def test_a_fold_without_synthetic_or_with_unprocessed_cases_is_refused(trainer, planned, replace):
-    splits = planned / "splits_final.json"
-    replace(splits, [{"train": ["patient_0"], "val": ["patient_1"]}])
-    with pytest.raises(NnUNetError, match="got 1 and 0"):
-        trainer().on_train_start()
-    replace(splits, [{"train": ["patient_0", "guidegen_000000009"], "val": ["patient_1"]}])
-    with pytest.raises(NnUNetError, match="not preprocessed"):
-        trainer().on_train_start()
-
-
-def test_plans_and_fingerprints_that_nnunet_made_from_all_cases_are_refused(trainer, planned, replace):
-    plans = json.loads((planned / f"{PLANS}.json").read_text())
-    replace(planned / f"{PLANS}.json", {k: v for k, v in plans.items() if k != "guidegen"})
-    with pytest.raises(NnUNetError, match="were not made from real cases only"):
-        trainer().on_train_start()
-    replace(planned / f"{PLANS}.json", plans | {"guidegen": plans["guidegen"] | {"num_real_cases": 9}})
-    with pytest.raises(NnUNetError, match="made from 9 real cases, but 5"):
-        trainer().on_train_start()
-    replace(planned / f"{PLANS}.json", plans)
-    fingerprint = json.loads((planned / "dataset_fingerprint.json").read_text())
-    replace(planned / "dataset_fingerprint.json", fingerprint | {"spacings": fingerprint["spacings"] * 2})
-    with pytest.raises(NnUNetError, match="was remade after the plans"):
-        trainer().on_train_start()
+def test_several_gpus_are_refused_by_nnunet_on_a_cpu(planned):
+    status, output = train(MIXED, "2d", "-num_gpus", 2)
+    assert status != 0
+    assert "only implemented for cuda devices" in output

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from nnunet_support.command import run_command
 from nnunet_support.toy_data import write_real
 
-from guidegen_data import GuideGenError, ShardReader
+from guidegen_data import TORSO, Anatomy, GuideGenError, ShardReader, label_set
+from guidegen_data.anatomy import FindingOrgan, OrganClass
+from guidegen_data.label_maps import normalised
 
 pytest.importorskip("nnunetv2")
 pytest_plugins = ["nnunet_support.world"]
@@ -21,7 +23,7 @@ pytest_plugins = ["nnunet_support.world"]
 from guidegen_nnunet.convert import export  # noqa: E402
 from guidegen_nnunet.folders import NnUNetError, read_raw_dataset  # noqa: E402
 from guidegen_nnunet.install import torchvision_problem, trainers_folder  # noqa: E402
-from guidegen_nnunet.labels import normalised, parse_label_map, project  # noqa: E402
+from guidegen_nnunet.labels import parse_label_map, project  # noqa: E402
 from guidegen_nnunet.splits import read_folds, real_folds, with_synthetic  # noqa: E402
 
 # -- conversion
@@ -130,33 +132,57 @@ def test_a_number_that_is_taken_and_a_real_set_with_synthetic_cases_are_refused(
 
 # -- labels and folds
 
-NAMES = st.lists(st.sampled_from(["liver", "spleen", "small bowel", "aorta", "tumour", "rib"]), min_size=1, unique=True)
+NAMES = st.lists(st.sampled_from(["liver", "spleen", "small bowel", "aorta", "colon", "rib"]), min_size=1, unique=True)
+
+
+def table(*names: str, organs: tuple[FindingOrgan, ...] = ()) -> Anatomy:
+    """A label table of these classes and a tumour."""
+    classes = [OrganClass(i, n, (), (0, 1), (0, 1), (0, 0, 0)) for i, n in enumerate(("background", *names, "tumour"))]
+    return Anatomy("made up", tuple(classes), organs, ())
 
 
 @given(NAMES, NAMES, st.randoms())
 def test_projection_by_name_keeps_shared_names_and_sends_the_rest_to_background(ours, theirs, random):
     spell = random.choice([str.upper, str.title, lambda n: n.replace(" ", "_")])
-    classes = {"background": 0} | {n: i for i, n in enumerate(ours, 1)}
+    anatomy = table(*ours)
     labels = {"background": 0} | {spell(n): i for i, n in enumerate(theirs, 1)}
     shared = set(ours) & set(theirs)
     if not shared:
         with pytest.raises(NnUNetError, match="share no label"):
-            project(classes, labels, {})
+            project(anatomy, labels, {})
         return
-    result = project(classes, labels, {})
-    for name, number in classes.items():
-        assert result.table[number] == (labels[spell(name)] if name in shared else 0)
+    result = project(anatomy, labels, {})
+    projected = result(np.arange(len(ours) + 1, dtype=np.uint8).reshape(-1, 1, 1), (1, 1, 1)).ravel()
+    for name in ours:
+        assert projected[anatomy.id_of(name)] == (labels[spell(name)] if name in shared else 0)
     assert {normalised(n) for n in result.never_synthetic} == set(theirs) - shared
-    assert set(result.dropped) == set(ours) - shared
+    assert set(result.projection.dropped) == set(ours) - shared
 
 
-CLASSES = {"background": 0, "liver": 1, "tumour": 2, "small bowel": 3}
 LABELS = {"background": 0, "liver": 1, "bowel": 2, "whole": [1, 2]}
+TABLE = table("liver", "small bowel", organs=(FindingOrgan("liver", "liver", sites=("",)),))
 
 
 def test_a_label_map_renames_drops_and_merges_when_every_merged_class_is_named():
-    assert project(CLASSES, LABELS, {"Small_Bowel": "bowel", "liver": None}).mapped == {"small bowel": 2}
-    assert project(CLASSES, LABELS, {"tumour": "liver", "liver": 1}).mapped == {"liver": 1, "tumour": 1}
+    assert project(TABLE, LABELS, {"Small_Bowel": "bowel", "liver": None}).mapped == {"small bowel": 2}
+    assert project(TABLE, LABELS, {"tumour": "liver", "liver": 1}).mapped == {"liver": 1, "tumour": 1}
+
+
+def test_sides_and_tumours_find_labels_of_their_own_names():
+    labels = {"background": 0, "kidney_right": 1, "Left Kidney": 2, "Liver": 3, "liver_tumour": 4}
+    assert project(TORSO, labels, {}).mapped == {"right kidney": 1, "left kidney": 2, "liver": 3, "liver tumour": 4}
+    said = project(TORSO, {"background": 0, "liver": 1}, {}).notices()
+    assert any("counts as the organ it grew in" in notice for notice in said)
+
+
+def test_a_public_label_set_is_a_label_map():
+    labels = {"background": 0} | {name: i for name, i in label_set("amos").labels.items()}
+    mapped = project(TORSO, labels, parse_label_map("amos")).mapped
+    assert mapped == label_set("amos").projection().ids
+    split = {"background": 0} | dict(label_set("totalsegmentator_v2").labels)
+    with pytest.raises(NnUNetError, match="to 'ignore', which is no single label"):
+        project(TORSO, split, parse_label_map("totalsegmentator_v2"))
+    assert project(TORSO, split | {"ignore": 118}, parse_label_map("totalsegmentator_v2")).mapped["lung"] == 118
 
 
 @pytest.mark.parametrize(
@@ -168,12 +194,13 @@ def test_a_label_map_renames_drops_and_merges_when_every_merged_class_is_named()
         ({"liver": 7}, "no single label"),
         ({"liver": "whole"}, "no single label"),
         ({"liver": None}, "share no label"),
-        ({"small bowel": 2, "small_bowel": 2}, "names a class twice"),
+        ({"small bowel": 2, "small_bowel": 2}, "twice"),
+        ({"tumour": 1, "liver tumour": 2, "liver": 1}, "twice"),
     ],
 )
 def test_a_label_map_that_collides_or_names_what_is_not_there_is_refused(label_map, sentence):
-    with pytest.raises(NnUNetError, match=sentence):
-        project(CLASSES, LABELS, label_map)
+    with pytest.raises(GuideGenError, match=sentence):
+        project(TABLE, LABELS, label_map)
 
 
 def test_a_label_map_is_read_from_the_command_line_and_from_a_file(tmp_path):
@@ -200,19 +227,14 @@ def test_the_folds_are_those_of_the_real_data_with_all_synthetic_cases_to_train(
 
 def test_the_real_data_sets_own_folds_are_kept(world):
     own = [{"train": ["patient_1", "patient_2"], "val": ["patient_0"]}]
-    place = world / "preprocessed" / "Dataset901_Toy"
+    place, raw = world / "preprocessed" / "Dataset911_Own", world / "raw" / "Dataset911_Own"
     place.mkdir()
-    try:
-        (place / "splits_final.json").write_text(json.dumps(own))
-        raw = world / "raw" / "Dataset901_Toy"
-        assert real_folds([f"patient_{i}" for i in range(5)], raw) == own
-        with pytest.raises(NnUNetError, match="names cases that"):
-            real_folds(["patient_0", "patient_1"], raw)
-    finally:
-        (place / "splits_final.json").unlink()
-        place.rmdir()
+    (place / "splits_final.json").write_text(json.dumps(own))
+    assert real_folds([f"patient_{i}" for i in range(5)], raw) == own
+    with pytest.raises(NnUNetError, match="names cases that"):
+        real_folds(["patient_0", "patient_1"], raw)
     with pytest.raises(NnUNetError, match="at least 5 real cases"):
-        real_folds(["patient_0"], world / "raw" / "Dataset901_Toy")
+        real_folds(["patient_0"], world / "raw" / "Dataset912_Other")
 
 
 def test_folds_that_validate_on_synthetic_cases_are_refused(tmp_path):

@@ -15,7 +15,7 @@ HELP = "mix synthetic cases into an nnU-Net data set and its training"
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="{export,plan,install}")
     export = actions.add_parser("export", help="shards (and a real raw data set) -> nnU-Net raw data set")
-    export.add_argument("shards", type=Path, help="folder of guidegen-shard")
+    export.add_argument("shards", help="folder or URL of guidegen-shard")
     export.add_argument("--real", help="real raw data set to merge with: DatasetXXX_Name or its number")
     export.add_argument("--id", type=int, required=True, help="number of the new data set, 1 to 999")
     export.add_argument("--name", required=True, help="name of the new data set")

@@ -24,7 +24,7 @@ Tokenizer = Callable[..., Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class ItemMaker:
-    """How a case becomes an item. With `num_tokens` 0 there are no report tokens; the default tokenizer is the encoder's."""
+    """How a case becomes an item. With `num_tokens` 0 there are no report tokens; the default tokenizer is ours."""
 
     projection: Projection | None = None
     num_tokens: int = 0

@@ -68,11 +68,11 @@ def expand(pattern: str) -> Iterator[str]:
 
     Braces are written out whether the files exist or not, stars list what is there. ShardError when nothing is.
     """
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     try:
         names = list(braceexpand(pattern))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise ShardError(
             f"the braces of {pattern!r} do not close; write them as in 'shard-{{000..009}}.tar'."
         ) from error

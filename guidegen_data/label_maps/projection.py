@@ -78,7 +78,9 @@ class Projection:
         named = _resolve(anatomy, label_map)
         ids = {source.name: label for source, label in named.items() if label}
         if not ids:
-            raise LabelMapError(f"expected a label map that keeps at least one of {_quoted(anatomy)}, got none; add one.")
+            raise LabelMapError(
+                f"expected a label map that keeps at least one of {_quoted(anatomy)}, got none; add one."
+            )
         organs = np.zeros((2, 256), np.uint8 if max(ids.values()) < 256 else np.uint16)
         for source, label in named.items():
             if not source.is_tumour:
@@ -124,7 +126,9 @@ def _resolve(anatomy: Anatomy, label_map: LabelMap) -> dict[Source, int]:
         )
     for name, label in label_map.items():
         if isinstance(label, bool) or not isinstance(label, int | None) or not 0 <= (label or 0) < 2**16:
-            raise LabelMapError(f"expected a label id from 0 to 65535 for {name!r}, got {label!r}; give a whole number.")
+            raise LabelMapError(
+                f"expected a label id from 0 to 65535 for {name!r}, got {label!r}; give a whole number."
+            )
         if normalised(name) == "background" and label:
             raise LabelMapError(f"the background must stay 0, the label map sends it to {label}; leave it out.")
     named: dict[Source, int] = {}

@@ -143,7 +143,9 @@ PUBLIC: dict[str, LabelSet] = {s.name: s for s in _SETS}
 def label_set(name: str) -> LabelSet:
     """The public label set of that name; LabelMapError when there is none, or when it is a set of MRI."""
     if name in _MRI:
-        raise LabelMapError(f"{name} is a task on MRI, and all our images are CT; choose a CT task: {', '.join(PUBLIC)}.")
+        raise LabelMapError(
+            f"{name} is a task on MRI, and all our images are CT; choose a CT task: {', '.join(PUBLIC)}."
+        )
     if name not in PUBLIC:
         raise LabelMapError(f"no label set {name!r}; known: {', '.join(PUBLIC)}.")
     return PUBLIC[name]

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from guidegen_data import ShardReader
 from guidegen_nnunet.folders import (
     BOOKKEEPING,
+    CHANNELS,
     SPLITS,
     NnUNetError,
     RawDataset,
@@ -26,7 +27,7 @@ from guidegen_nnunet.folders import (
     synthetic_id,
     write_json,
 )
-from guidegen_nnunet.labels import LabelMap, Projection, project
+from guidegen_nnunet.labels import DatasetLabels, LabelMap, project
 from guidegen_nnunet.splits import real_folds, with_synthetic
 
 _WRITABLE = (".nii.gz", ".nii")
@@ -42,7 +43,7 @@ class Export:
     notices: list[str] = field(default_factory=list)
 
 
-def export(shards: Path, real: Path | None, dataset_id: int, name: str, label_map: LabelMap) -> Export:
+def export(shards: str | Path, real: Path | None, dataset_id: int, name: str, label_map: LabelMap) -> Export:
     """Writes nnUNet_raw/DatasetXXX_Name from a shard folder and, where given, a real raw data set.
 
     Appears whole under its final name or not at all; run again, it completes what an interruption left. NnUNetError
@@ -56,16 +57,19 @@ def export(shards: Path, real: Path | None, dataset_id: int, name: str, label_ma
         )
     reader = ShardReader(shards)
     synthetic = _new_ids(reader, dataset)
-    classes = reader[0].anatomy.ids
+    anatomy = reader[0].anatomy
     if dataset is None and label_map:
         raise NnUNetError("a label map needs a real data set to map to; give --real, or leave --label-map out.")
-    labels = dataset.dataset_json["labels"] if dataset else classes
-    projection = project(classes, labels, label_map)
+    labels = dataset.dataset_json["labels"] if dataset else anatomy.ids
+    projection = project(anatomy, labels, label_map)
     record = {
         "shards": {entry.name: entry.sha256 for entry in reader.entries},
         "real_dataset": real.name if real else None,
+        # The trainer compares these with what it is about to train on.
+        "labels": labels,
+        "channel_names": CHANNELS,
         "label_of_class": projection.mapped,
-        "dropped_classes": list(projection.dropped),
+        "dropped_classes": list(projection.projection.dropped),
         "labels_never_synthetic": list(projection.never_synthetic),
         "cases": synthetic,
     }
@@ -165,7 +169,7 @@ def _axis_codes(dataset: RawDataset | None) -> tuple[str, str, str]:
 
 
 def _write_synthetic(
-    reader: ShardReader, partial: Path, projection: Projection, codes: tuple[str, str, str], ending: str
+    reader: ShardReader, partial: Path, projection: DatasetLabels, codes: tuple[str, str, str], ending: str
 ) -> None:
     for position in tqdm(range(len(reader)), desc="synthetic cases", unit="case", disable=None):
         identifier = synthetic_id(reader.locate(position)[1])
@@ -175,7 +179,7 @@ def _write_synthetic(
         case = reader[position]
         _save(case.ct_hu, case.affine, codes, partial / "imagesTr" / f"{identifier}_0000{ending}")
         # The label goes last: where it stands, the case is whole.
-        _save(projection.table[case.label_map], case.affine, codes, label_file)
+        _save(projection(case.label_map, case.spacing_mm), case.affine, codes, label_file)
 
 
 def _save(array: np.ndarray, affine: np.ndarray, codes: tuple[str, str, str], path: Path) -> None:
@@ -189,4 +193,4 @@ def _save(array: np.ndarray, affine: np.ndarray, codes: tuple[str, str, str], pa
 def _dataset_json(dataset: RawDataset | None, labels: dict[str, Any], name: str, result: Export) -> dict[str, Any]:
     kept = {k: v for k, v in dataset.dataset_json.items() if k != "dataset"} if dataset else {"file_ending": ".nii.gz"}
     own = {"name": name, "labels": labels, "numTraining": result.num_real + result.num_synthetic}
-    return {"channel_names": {"0": "CT"}, **kept, **own}
+    return {"channel_names": CHANNELS, **kept, **own}

@@ -14,6 +14,7 @@ from guidegen_data import GuideGenError
 
 BOOKKEEPING = "guidegen_synthetic.json"
 SPLITS = "splits_final.json"
+CHANNELS = {"0": "CT"}
 
 # The name says it: a synthetic case is recognised even where every file of ours is lost, and by a person too.
 _SYNTHETIC = re.compile(r"guidegen_\d{9}")
@@ -24,6 +25,7 @@ class NnUNetError(GuideGenError):
 
 
 def is_synthetic(identifier: str) -> bool:
+    """Whether a case of that name came from us."""
     return _SYNTHETIC.fullmatch(identifier) is not None
 
 
@@ -99,12 +101,7 @@ def read_raw_dataset(folder: Path) -> RawDataset:
     missing = {"labels", "channel_names", "file_ending", "numTraining"} - dataset_json.keys()
     if missing:
         raise NnUNetError(f"{folder.name}/dataset.json lacks {', '.join(sorted(missing))}; complete it first.")
-    channels = [str(c) for c in dataset_json["channel_names"].values()]
-    if [c.casefold() for c in channels] != ["ct"]:
-        raise NnUNetError(
-            f"expected {folder.name} to have the one channel 'CT', got {channels}; synthetic cases are CT alone and "
-            f"would not fit, choose a CT data set."
-        )
+    refuse_other_channels(dataset_json, folder.name)
     cases = dict(_listed(folder, dataset_json) if "dataset" in dataset_json else _found(folder, dataset_json))
     absent = sorted(str(p) for pair in cases.values() for p in pair if not p.is_file())
     if absent:
@@ -117,6 +114,16 @@ def read_raw_dataset(folder: Path) -> RawDataset:
             f"training cases; correct the number or complete the folder."
         )
     return RawDataset(folder, dataset_json, cases)
+
+
+def refuse_other_channels(dataset_json: dict[str, Any], what: str) -> None:
+    """NnUNetError unless CT is the one channel."""
+    channels = [str(c) for c in dataset_json["channel_names"].values()]
+    if [c.casefold() for c in channels] != ["ct"]:
+        raise NnUNetError(
+            f"expected {what} to have the one channel 'CT', got {channels}; synthetic cases are CT alone and "
+            f"would not fit, choose a CT data set."
+        )
 
 
 def _found(folder: Path, dataset_json: dict[str, Any]) -> Iterable[tuple[str, tuple[Path, Path]]]:

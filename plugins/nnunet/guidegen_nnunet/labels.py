@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,25 +10,41 @@ from typing import Any
 
 import numpy as np
 
+from guidegen_data import Anatomy
+from guidegen_data.label_maps import PUBLIC, Projection, normalised, vocabulary
 from guidegen_nnunet.folders import NnUNetError, read_json
 
 LabelMap = Mapping[str, str | int | None]
+_UNTAUGHT = ("background", "ignore")
 
 
 @dataclass(frozen=True)
-class Projection:
-    """Our label ids to theirs. `table` (256,) holds their id for each of ours, 0 for a class that is dropped."""
+class DatasetLabels:
+    """Our label maps as labels of a data set, and the labels of it that no synthetic case has."""
 
-    table: np.ndarray
-    mapped: dict[str, int]
-    dropped: tuple[str, ...]
+    projection: Projection
     never_synthetic: tuple[str, ...]
+
+    @property
+    def mapped(self) -> dict[str, int]:
+        """Our name -> their id."""
+        return self.projection.ids
+
+    def __call__(self, label_map: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+        """Their label map (X, Y, Z) of ours, RAS+."""
+        return self.projection(label_map, spacing_mm)
 
     def notices(self) -> list[str]:
         """What the user must know before training: classes that are lost and labels that synthetic cases lack."""
         said = []
-        if self.dropped:
-            said.append(f"synthetic classes without a label here become background: {', '.join(self.dropped)}")
+        anatomy = self.projection.anatomy
+        if self.projection.dropped:
+            said.append(
+                f"synthetic classes without a label here become background: {', '.join(self.projection.dropped)}"
+            )
+        tumours = {s.name for s in vocabulary(anatomy).values() if s.is_tumour}
+        if not tumours & set(self.mapped) and anatomy.lesion_class not in self.projection.dropped:
+            said.append(f"no label here is of a {anatomy.lesion_class}: each counts as the organ it grew in")
         if self.never_synthetic:
             said.append(
                 f"labels that no synthetic case has: {', '.join(self.never_synthetic)}; where such a structure shows "
@@ -38,13 +53,12 @@ class Projection:
         return said
 
 
-def normalised(name: str) -> str:
-    """Names are equal when they differ in case, spaces, underscores and hyphens only."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
-
-
 def parse_label_map(text: str) -> dict[str, str | int | None]:
-    """A label map from the name of a JSON file or from `class=label,class=label`; an empty label drops the class."""
+    """A label map from a JSON file, the name of a public label set, or `class=label,...` (empty label: drop it)."""
+    if text in PUBLIC:
+        wanted = PUBLIC[text]
+        # What the set splits has no label of its own; an nnU-Net data set may have one to be ignored.
+        return {**wanted.sources, **dict.fromkeys(wanted.finer, "ignore")}
     if Path(text).suffix == ".json":
         content = read_json(Path(text))
         if not isinstance(content, dict) or not all(isinstance(v, str | int | None) for v in content.values()):
@@ -54,39 +68,42 @@ def parse_label_map(text: str) -> dict[str, str | int | None]:
     for entry in text.split(","):
         name, separator, label = (part.strip() for part in entry.partition("="))
         if not separator or not name:
-            raise NnUNetError(f"expected 'class=label' in the label map, got {entry!r}; separate entries by commas.")
+            raise NnUNetError(
+                f"expected 'class=label' in the label map, got {entry!r}; separate entries by commas, or name a JSON "
+                f"file or one of {', '.join(PUBLIC)}."
+            )
         if name in result:
             raise NnUNetError(f"the label map names {name!r} twice; a class can become one label only.")
         result[name] = int(label) if label.isdigit() else label or None
     return result
 
 
-def project(classes: Mapping[str, int], labels: Mapping[str, Any], label_map: LabelMap) -> Projection:
-    """Our `classes` (name -> id) onto `labels` of a dataset.json.
+def project(anatomy: Anatomy, labels: Mapping[str, Any], label_map: LabelMap) -> DatasetLabels:
+    """Our classes onto `labels` of a dataset.json.
 
-    A class goes where `label_map` says (None or background: nowhere), else to the label of the same name. NnUNetError
-    for a name that is not there, for two classes on one label unless both are named, and when nothing is shared.
+    A class (or side, or the tumours of an organ) goes where `label_map` says (None: nowhere), else to the label of the
+    same name. GuideGenError for a name that is not there, for two classes on one label unless both are named, and when
+    nothing is shared.
     """
     targets = _targets(labels)
-    wanted = _by_normalised_name(label_map, classes)
-    mapped: dict[str, int] = {}
-    for name in classes:
-        target = _resolve(wanted[name], targets, name) if name in wanted else targets.get(normalised(name), 0)
-        if target:
-            mapped[name] = target
-    _refuse_collisions(mapped, wanted, labels)
-    if not mapped:
+    known = vocabulary(anatomy)
+    explicit = {name: _resolve(label, targets, name) for name, label in label_map.items()}
+    taken = [known[normalised(name)] for name in label_map if normalised(name) in known]
+    wanted: dict[str, int | None] = dict(explicit)
+    for name, source in known.items():
+        if name in targets and not any(source.overlaps(other) for other in taken):
+            wanted[source.name] = targets[name]
+            taken.append(source)
+    if not any(wanted.values()):
         raise NnUNetError(
-            f"the synthetic cases share no label with the data set: classes {_quoted(classes)}, labels "
+            f"the synthetic cases share no label with the data set: classes {_quoted(anatomy.ids)}, labels "
             f"{_quoted(labels)}; say with --label-map which class becomes which label."
         )
-    table = np.zeros(256, np.uint8 if max(mapped.values()) < 256 else np.uint16)
-    for name, target in mapped.items():
-        table[classes[name]] = target
-    reached = set(mapped.values())
-    never = [n for n, v in labels.items() if n not in ("background", "ignore") and not reached & set(_ids(v))]
-    dropped = [n for n, i in classes.items() if i and n not in mapped]
-    return Projection(table, mapped, tuple(dropped), tuple(never))
+    projection = Projection.from_map(anatomy, wanted)
+    _refuse_collisions(wanted, {normalised(n) for n in explicit}, labels)
+    reached = set(projection.ids.values())
+    never = tuple(n for n, v in labels.items() if n not in _UNTAUGHT and not reached & set(_ids(v)))
+    return DatasetLabels(projection, never)
 
 
 def _quoted(names: Mapping[str, Any]) -> str:
@@ -107,19 +124,6 @@ def _targets(labels: Mapping[str, Any]) -> dict[str, int]:
     return targets | {str(i): i for v in labels.values() for i in _ids(v)}
 
 
-def _by_normalised_name(label_map: LabelMap, classes: Mapping[str, int]) -> dict[str, str | int | None]:
-    ours = {normalised(n): n for n in classes}
-    unknown = [n for n in label_map if normalised(n) not in ours]
-    if unknown:
-        raise NnUNetError(
-            f"the label map names unknown classes {unknown}; the synthetic cases have {_quoted(classes)}."
-        )
-    result = {ours[normalised(n)]: v for n, v in label_map.items()}
-    if len(result) < len(label_map):
-        raise NnUNetError("the label map names a class twice; a class can become one label only.")
-    return result
-
-
 def _resolve(label: str | int | None, targets: Mapping[str, int], name: str) -> int:
     if label is None:
         return 0
@@ -132,10 +136,10 @@ def _resolve(label: str | int | None, targets: Mapping[str, int], name: str) -> 
     return targets[key]
 
 
-def _refuse_collisions(mapped: Mapping[str, int], wanted: LabelMap, labels: Mapping[str, Any]) -> None:
-    for target in set(mapped.values()):
-        sharing = [n for n, t in mapped.items() if t == target]
-        if len(sharing) > 1 and not all(n in wanted for n in sharing):
+def _refuse_collisions(wanted: Mapping[str, int | None], explicit: set[str], labels: Mapping[str, Any]) -> None:
+    for target in {label for label in wanted.values() if label}:
+        sharing = [n for n, t in wanted.items() if t == target]
+        if len(sharing) > 1 and not all(normalised(n) in explicit for n in sharing):
             label = next((n for n, v in labels.items() if _ids(v) == [target]), str(target))
             raise NnUNetError(
                 f"classes {sharing} would all become label {label!r}; name every one of them in the label map if they "

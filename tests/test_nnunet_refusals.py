@@ -1,0 +1,139 @@
+"""What ruins a comparison is refused at the start, each with a sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+from nnunet_support.command import run_command
+from nnunet_support.tiny_plans import NAME as PLANS
+
+pytest.importorskip("nnunetv2")
+torch = pytest.importorskip("torch")
+pytest_plugins = ["nnunet_support.world"]
+
+from guidegen_nnunet.folders import NnUNetError  # noqa: E402
+from guidegen_nnunet.fresh_trainer import nnUNetTrainerGuideGenStream  # noqa: E402
+from guidegen_nnunet.trainer import nnUNetTrainerGuideGen  # noqa: E402
+from guidegen_nnunet.variants import nnUNetTrainerGuideGenFinetune, nnUNetTrainerGuideGenPretrain  # noqa: E402
+
+
+@pytest.fixture
+def trainer(world, planned):
+    """Makes a trainer for a fold in this process."""
+
+    def make(fold: int | str = 0, kind: type = nnUNetTrainerGuideGen):
+        plans = json.loads((planned / f"{PLANS}.json").read_text()) | {"continue_training": False}
+        dataset_json = json.loads((planned / "dataset.json").read_text())
+        return kind(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
+
+    return make
+
+
+@pytest.fixture
+def replace():
+    """Replaces the content of JSON files for one test; None removes the file."""
+    originals: dict[Path, bytes] = {}
+
+    def do(path: Path, content: object) -> None:
+        originals.setdefault(path, path.read_bytes())
+        path.unlink() if content is None else path.write_text(json.dumps(content))
+
+    yield do
+    for path, content in originals.items():
+        path.write_bytes(content)
+
+
+def test_fold_all_trains_on_everything_and_validates_on_real_cases(trainer):
+    tr_keys, val_keys = trainer("all").do_split()
+    assert len(tr_keys) == 9
+    assert sorted(val_keys) == [f"patient_{i}" for i in range(5)]
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])
+def test_synthetic_validation_is_refused_wherever_it_comes_from(trainer, planned, replace, kind):
+    with pytest.raises(NnUNetError, match="validates on"):
+        trainer(7, kind).on_train_start()
+    splits = planned / "splits_final.json"
+    folds = json.loads(splits.read_text())
+    swapped = [{"train": f["val"], "val": f["train"]} for f in folds]
+    replace(splits, swapped)
+    with pytest.raises(NnUNetError, match="validates on 4 synthetic"):
+        trainer(0, kind).on_train_start()
+    with pytest.raises(NnUNetError, match="validates on 4 synthetic"):
+        run_command("plan", 902)
+    replace(splits, None)
+    with pytest.raises(NnUNetError, match="there is none"):
+        trainer(0, kind).on_train_start()
+    assert not splits.exists()
+
+
+def test_a_fold_without_synthetic_or_with_unprocessed_cases_is_refused(trainer, planned, replace):
+    splits = planned / "splits_final.json"
+    replace(splits, [{"train": ["patient_0"], "val": ["patient_1"]}])
+    with pytest.raises(NnUNetError, match="got 1 and 0"):
+        trainer().on_train_start()
+    replace(splits, [{"train": ["patient_0", "guidegen_000000009"], "val": ["patient_1"]}])
+    with pytest.raises(NnUNetError, match="not preprocessed"):
+        trainer().on_train_start()
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])
+def test_plans_and_fingerprints_that_nnunet_made_from_all_cases_are_refused(trainer, planned, replace, kind):
+    plans = json.loads((planned / f"{PLANS}.json").read_text())
+    replace(planned / f"{PLANS}.json", {k: v for k, v in plans.items() if k != "guidegen"})
+    with pytest.raises(NnUNetError, match="were not made from real cases only"):
+        trainer(0, kind).on_train_start()
+    replace(planned / f"{PLANS}.json", plans | {"guidegen": plans["guidegen"] | {"num_real_cases": 9}})
+    with pytest.raises(NnUNetError, match="made from 9 real cases, but 5"):
+        trainer(0, kind).on_train_start()
+    replace(planned / f"{PLANS}.json", plans)
+    fingerprint = json.loads((planned / "dataset_fingerprint.json").read_text())
+    replace(planned / "dataset_fingerprint.json", fingerprint | {"spacings": fingerprint["spacings"] * 2})
+    with pytest.raises(NnUNetError, match="was remade after the plans"):
+        trainer(0, kind).on_train_start()
+
+
+def test_fresh_cases_beside_plans_that_count_lost_synthetic_ones_are_refused(trainer, planned, replace):
+    # As if the bookkeeping and the stamp were lost: nine cases were planned, five real ones are there.
+    plans = json.loads((planned / f"{PLANS}.json").read_text())
+    replace(planned / f"{PLANS}.json", {k: v for k, v in plans.items() if k != "guidegen"})
+    replace(planned / "guidegen_synthetic.json", None)
+    with pytest.raises(NnUNetError, match="the plans count 9 cases, but 5 real ones"):
+        trainer(0, nnUNetTrainerGuideGenStream).on_train_start()
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream, nnUNetTrainerGuideGenPretrain])
+def test_labels_or_channels_that_do_not_match_the_synthetic_cases_are_refused(trainer, planned, replace, kind):
+    path = planned / "dataset.json"
+    dataset_json = json.loads(path.read_text())
+    labels = dataset_json["labels"]
+    swapped = labels | {"liver": labels["Spleen"], "Spleen": labels["liver"]}
+    replace(path, dataset_json | {"labels": swapped})
+    with pytest.raises(NnUNetError, match=r"changed: Spleen, liver\), so one number would mean two things"):
+        trainer(0, kind).on_train_start()
+    replace(path, dataset_json | {"channel_names": {"0": "T1"}})
+    with pytest.raises(NnUNetError, match="one channel 'CT', got \\['T1'\\]"):
+        trainer(0, kind).on_train_start()
+
+
+def test_a_longer_schedule_than_the_baselines_is_refused(trainer, monkeypatch):
+    monkeypatch.setenv("GUIDEGEN_NNUNET_EPOCHS", "2000")
+    with pytest.raises(NnUNetError, match="would take 500000 iterations, the baseline takes 250000"):
+        trainer().on_train_start()
+    monkeypatch.setenv("GUIDEGEN_NNUNET_EPOCHS", "250")
+    assert trainer().num_epochs == 250
+
+    class Longer(nnUNetTrainerGuideGen):
+        def __init__(self, plans, configuration, fold, dataset_json, device):
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            self.num_iterations_per_epoch = 1001
+
+    with pytest.raises(NnUNetError, match="Longer would take 250250 iterations"):
+        trainer(0, Longer).on_train_start()
+
+
+def test_pre_training_and_fine_tuning_share_the_baselines_epochs(trainer, monkeypatch):
+    for share, expected in ((0.5, (500, 500)), (0.2, (200, 800)), (1.0, (1000, 0))):
+        monkeypatch.setenv("GUIDEGEN_NNUNET_PRETRAIN_SHARE", str(share))
+        kinds = (nnUNetTrainerGuideGenPretrain, nnUNetTrainerGuideGenFinetune)
+        assert tuple(trainer(0, kind).num_epochs for kind in kinds) == expected
