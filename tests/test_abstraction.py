@@ -422,7 +422,7 @@ def test_the_command_prints_findings_prompt_and_record_as_json(source, tmp_path,
     assert abstract.run(parser.parse_args([str(path) if source == "file" else "-"])) == 0
     answer = json.loads(capsys.readouterr().out)
     assert Findings.from_dict(answer["findings"]).prompt() == answer["prompt"]
-    assert set(answer) == {"findings", "prompt", "understood", "ignored"}
+    assert set(answer) == {"findings", "prompt", "understood", "ignored", "read_by", "disagreements"}
     assert len(answer["ignored"]) == 1
 
 

@@ -21,18 +21,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=TORSO.name,
         help="label table to read for (default: %(default)s)",
     )
+    parser.add_argument(
+        "--abstractor",
+        metavar="PATH_OR_HUB_ID",
+        default="",
+        help="read with this chat model of transformers instead (a folder, a .gguf file or a hub id); what the rules "
+        "read differently is listed, and the rules are used where the model cannot be",
+    )
+    parser.add_argument("--device", default="cpu", help="where the chat model runs (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the JSON. ReportError or FindingsError when the file or the report cannot be used."""
-    from guidegen_data.reports.abstraction import abstract_report
+    """Print the JSON. A GuideGenError when the file, the report or the chat model cannot be used."""
+    from guidegen_data.reports.language_model import load_abstractor
 
-    result = abstract_report(_read(args.file), anatomy_named(args.anatomy))
+    text = _read(args.file)
+    result = load_abstractor(args.abstractor, args.device)(text, anatomy_named(args.anatomy))
     answer = {
         "findings": result.findings.to_dict(),
         "prompt": result.findings.prompt(),
         "understood": list(result.understood),
         "ignored": list(result.ignored),
+        "read_by": result.read_by,
+        "disagreements": [entry._asdict() for entry in result.disagreements],
     }
     print(json.dumps(answer, indent=2, ensure_ascii=False))
     return 0

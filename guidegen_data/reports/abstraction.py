@@ -17,6 +17,7 @@ Documented choices, each recorded in `Abstraction.understood` whenever one is ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from guidegen_data.anatomy import TORSO, Anatomy
 from guidegen_data.errors import FindingsError, ReportError
@@ -41,13 +42,27 @@ _NOT_A_SIZE = {
 }
 
 
+class Disagreement(NamedTuple):
+    """A field that the rules and a language model read differently; '' where one of them read nothing."""
+
+    field: str
+    rules: str
+    model: str
+
+
 @dataclass(frozen=True)
 class Abstraction:
-    """What a report was read as: `understood` says which words became what, `ignored` which did not and why."""
+    """What a report was read as: `understood` says which words became what, `ignored` which did not and why.
+
+    Both are the record of the rules. `read_by` says whose `findings` these are: 'rules' or 'language model'; then
+    `disagreements` says where the rules differ.
+    """
 
     findings: Findings
     understood: tuple[str, ...]
     ignored: tuple[str, ...]
+    read_by: str = "rules"
+    disagreements: tuple[Disagreement, ...] = ()
 
 
 def abstract_report(text: str, anatomy: Anatomy = TORSO) -> Abstraction:

@@ -65,7 +65,7 @@ def implied_group(clause: Clause, head: Head) -> str:
 
 
 def _named_before(clause: Clause, head: Head) -> list[Place]:
-    """Organs of the same sentence that a bare site of this lesion may belong to: 'pancreatic atrophy above a body mass'."""
+    """Organs of the same sentence whose site a bare word may be: 'pancreatic atrophy above a body mass'."""
     return [item.value for item in clause.items[: head.index] if item.kind == "place" and item.value.group]
 
 

@@ -121,7 +121,7 @@ def _worded(clause: Clause, i: int, context: tuple[Place, ...]) -> StatusMention
 
 
 def _with_organ(clause: Clause, t: int, context: tuple[Place, ...]) -> Place:
-    """The place at t; a side alone is that side of the organ before: 'the right kidney is absent, the left is large'."""
+    """The place at t; a side alone is of the organ before: 'the right kidney is absent, the left is large'."""
     place: Place = clause.items[t].value
     if place.group != "" or place.site or not place.side:
         return place
@@ -189,7 +189,7 @@ def _coordinated(clause: Clause, place: int, forward: bool) -> tuple[int, ...]:
     while 0 <= j < len(clause.items):
         item = clause.items[j]
         if item.kind == "place":
-            # 'no gallbladder and the spleen is enlarged' opens a new statement, 'neither ... nor the spleen is' does not.
+            # 'no gallbladder and the spleen is large' opens a new statement, 'neither ... nor the spleen is' does not.
             if not joint or (forward and joint != "nor" and clause.kind(j + 1) in ("verb", "status")):
                 break
             found.append(j)
