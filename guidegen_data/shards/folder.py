@@ -11,7 +11,7 @@ from typing import Any
 from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.shards import manifest
 from guidegen_data.shards.card import write_card
-from guidegen_data.shards.ledger import Ledger, forget, lines_of, num_lines
+from guidegen_data.shards.ledger import Ledger, lines_of, num_lines
 from guidegen_data.shards.manifest import MANIFEST, META, REJECTS, RUN, WORK, RunConfig, key_of, shard_name
 from guidegen_data.shards.reader import TarCases, parse_meta
 from guidegen_data.shards.storage import TEMPORARY, Folder, folder_at, write_text
@@ -198,7 +198,6 @@ def salvage(folder: Folder, shard: str, keys: Sequence[str], bad: set[str], bloc
                 with suppress(ShardError):
                     folder.write(_block_name(number), tar_chunks(tar_part(key, tar.members(key)) for key in block))
     folder.remove(shard)
-    forget(folder, shard)
 
 
 def is_shard(name: str) -> bool:

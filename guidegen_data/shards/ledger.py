@@ -110,11 +110,6 @@ def lines_of(name: str, sha256: str, size: int, metas: Sequence[Mapping[str, Any
     return Lines(entry, tuple(lines), tuple(manifest.to_json(reject) for reject in rejects))
 
 
-def forget(folder: Folder, shard: str) -> None:
-    """Forget what was noted of a shard."""
-    folder.remove(_file_name(shard))
-
-
 def num_lines(folder: Folder, name: str) -> int | None:
     """Lines of a file, None when there is none."""
     try:
