@@ -10,17 +10,17 @@ import yaml
 from guidegen_data.reports.findings import Findings, Lesion
 
 _FILE = Path(__file__).parent / "data" / "paraphrases.yaml"
-PARTS = ("first", "second")
+PARTS = ("first", "second", "third")
 
 
 def load_paraphrases(part: str = "") -> list[tuple[str, Findings]]:
-    """(text, what it says) in the order of the file, of one of PARTS or of both.
+    """(text, what it says) in the order of the file, of one of PARTS or of all.
 
-    The rules were mended on `first`; nothing was mended on `second`. Raises GuideGenError for findings that the
+    The rules were mended on `first` and `second`; nothing was mended on `third`. Raises GuideGenError for findings that the
     vocabulary does not hold.
     """
     parts = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
-    entries = [entry for name in PARTS if part in ("", name) for entry in parts.get(name, [])]
+    entries = [entry for name in PARTS if part in ("", name) for entry in parts[name]]
     return [(entry["text"].strip(), _findings(entry)) for entry in entries]
 
 

@@ -1,4 +1,4 @@
-"""Report text -> Findings by a chat model of transformers, the answer forced into `forced_json`, the rules beside it."""
+"""Report text -> Findings by a chat model of transformers, the answer forced into `forced_json`, beside the rules."""
 
 from __future__ import annotations
 
