@@ -93,10 +93,10 @@ def monai_dict(case: Case, folder: str, label_map: np.ndarray | None = None) -> 
     affine = torch.from_numpy(np.asarray(case.affine, np.float64).copy())
     labels = case.label_map if label_map is None else label_map
     return {
-        "image": _meta_tensor(case.ct_hu, np.dtype(np.float32), affine, f"{folder}/{case.key}.{CT}"),
+        "image": _meta_tensor(case.ct_hu, torch.float32, affine, f"{folder}/{case.key}.{CT}"),
         # torch has few operations on uint16.
         "label": _meta_tensor(
-            labels, np.dtype(np.uint8 if labels.dtype == np.uint8 else np.int32), affine, f"{folder}/{case.key}.{LABEL}"
+            labels, torch.uint8 if labels.dtype == np.uint8 else torch.int32, affine, f"{folder}/{case.key}.{LABEL}"
         ),
         "report": case.report,
         "meta": {
@@ -142,10 +142,20 @@ def _digest(part: Any, update: Callable[[Any], None]) -> None:
         update(f"{part!r};".encode())
 
 
-def _meta_tensor(array: np.ndarray, dtype: np.dtype, affine: torch.Tensor, name: str) -> MetaTensor:
-    tensor = torch.from_numpy(np.array(array[None], dtype=dtype, order="C"))
+def _meta_tensor(array: np.ndarray, dtype: torch.dtype, affine: torch.Tensor, name: str) -> MetaTensor:
+    tensor = _in_c_order(array).to(dtype).unsqueeze(0)
     meta = {"filename_or_obj": name, "original_affine": affine.clone(), "space": "RAS", "spatial_shape": array.shape}
     return MetaTensor(tensor, affine=affine.clone(), meta=meta)
+
+
+def _in_c_order(array: np.ndarray) -> torch.Tensor:
+    """A copy (X, Y, Z) in C order. NIfTI files hold Fortran order, and turning it round costs more than decompression
+    when x and z are exchanged at once: two steps, of which each moves one axis, read and write longer stretches."""
+    if not array.flags.f_contiguous or array.flags.c_contiguous:
+        return torch.from_numpy(array.copy(order="C"))
+    num_x, num_y, num_z = array.shape
+    x_first = torch.from_numpy(array.T.reshape(num_z * num_y, num_x)).t().contiguous()
+    return x_first.view(num_x, num_z, num_y).transpose(1, 2).contiguous()
 
 
 def _default_tokenizer() -> Tokenizer:

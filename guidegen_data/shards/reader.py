@@ -9,12 +9,12 @@ import itertools
 import json
 import os
 import tarfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import isal_zlib
 
 from guidegen_data.case import Case
 from guidegen_data.errors import GuideGenError, ShardError
@@ -161,7 +161,7 @@ def decode_case(key: str, members: Mapping[str, bytes], where: str) -> Case:
 def read_nifti(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Array (X, Y, Z) and affine of a .nii.gz in memory. ValueError when it is damaged."""
     try:
-        image = nib.Nifti1Image.from_stream(io.BytesIO(zlib.decompress(data, wbits=31)))
+        image = nib.Nifti1Image.from_stream(io.BytesIO(isal_zlib.decompress(data, wbits=31)))
         return np.asanyarray(image.dataobj), np.asarray(image.affine, np.float64)
-    except (zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
+    except (isal_zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise ValueError(f"damaged NIfTI: {error}") from error
