@@ -16,8 +16,8 @@ PARTS = ("first", "second", "third")
 def load_paraphrases(part: str = "") -> list[tuple[str, Findings]]:
     """(text, what it says) in the order of the file, of one of PARTS or of all.
 
-    The rules were mended on `first` and `second`; nothing was mended on `third`. Raises GuideGenError for findings that the
-    vocabulary does not hold.
+    The rules were mended on `first` and `second`, not on `third`. Raises GuideGenError for findings that the vocabulary
+    does not hold.
     """
     parts = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     entries = [entry for name in PARTS if part in ("", name) for entry in parts[name]]

@@ -402,13 +402,39 @@ def test_text_without_stops_is_cut_so_that_its_cost_stays_linear() -> None:
     assert all(len(piece.text) <= 800 for piece in pieces)
 
 
-def test_a_page_of_text_takes_a_small_part_of_a_second() -> None:
+def processor_s(page: str) -> float:
+    """Processor time of one reading, the best of five: what else the machine does counts as little as can be."""
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        with contextlib.suppress(GuideGenError):
+            abstract_report(page)
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+_PAGE = 3_000
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from([*_WORDS, ".", ",", ":", "2 cm", "24 x 18 mm", "(", "\n", "?"]), min_size=1, max_size=40)
+)
+@example(["24", "mm"])
+@example(["no"])
+@example(["mass"])
+@example(["2", "x"])
+@example(["a", "2", "cm", "mass", "in", "the", "liver", ","])
+@example(["from", "2", "cm", "to"])
+@example(["segments", "4", "(", ")", "and"])
+def test_no_page_of_text_takes_more_than_fifty_milliseconds_of_the_processor(words: list[str]) -> None:
+    page = (" ".join(words) + " ") * _PAGE
+    assert processor_s(page[:_PAGE]) < 0.05
+
+
+def test_a_full_page_of_findings_takes_no_longer() -> None:
     page = "The liver is enlarged, with a 24 mm hypodense mass in the right lobe (segment VII). No ascites. " * 40
-    abstract_report("CT chest.")
-    # The limit is generous on purpose: this guards against a quadratic rule, not against a busy machine.
-    start = time.process_time()
-    abstract_report(page)
-    assert time.process_time() - start < 0.5
+    assert processor_s(page[:_PAGE]) < 0.05
 
 
 @pytest.mark.parametrize("source", ["file", "stdin"])

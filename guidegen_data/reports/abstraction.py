@@ -92,11 +92,16 @@ class _Reading:
         self._recent: tuple[Place, ...] = ()
         self._section = ""
         self._listing = False
+        self._labelled = False
 
     def read(self, clause: Clause) -> None:
         """Take everything one sentence says."""
         if clause.section != self._section:
-            self._label, self._recent, self._section = (), (), clause.section
+            self._label, self._recent, self._section, self._labelled = (), (), clause.section, False
+        # 'History: ...' and then 'Liver: ...' without a heading of its own: the findings have begun.
+        self._labelled = self._labelled or bool(_label(clause))
+        if self._labelled and clause.section in ("history", "technique", "exam", "comparison"):
+            clause.section = "findings"
         if clause.section == "comparison":
             return
         self.patient.read(clause)

@@ -10,6 +10,7 @@ from guidegen_data.reports.sections import Sentence
 HEADS = ("lesion", "lesions", "other")
 _ADJECTIVES = ("attenuation", "status", "size_word", "word", "measure")
 # 'the bladder is collapsed by a catheter': no noun after these is one that the organ describes.
+_CAUSES = ("due to", "secondary to", "from")  # 'stricture due to a 38 mm tumour': the tumour is there
 _NO_ADJECTIVES = ("by", "around", "after", "due", "because", "despite", "following", "during", "upstream", "downstream")
 _MERGE_FILLERS = ("of", "the", "in", "its", "within", "on")
 _PART_WORDS = ("portion", "part", "aspect", "half", "lobes", "third", "pole", "region")
@@ -60,6 +61,8 @@ def parse_clause(sentence: Sentence, lexicon: Lexicon) -> Clause:
     flags: list[set[str]] = [set() for _ in items]
     clause = Clause(sentence.text, sentence.section, items, flags)
     for i, item in enumerate(items):
+        if item.kind == "history" and item.text in _CAUSES and clause.kind(i + 1) in ("det", "measure", "count"):
+            continue
         if item.kind in _FLAG_KINDS:
             _spread_forward(clause, i, _FLAG_KINDS[item.kind])
         elif item.kind in _AFTER_KINDS:
@@ -168,7 +171,8 @@ def _hosts(first: Place, second: Place, lexicon: Lexicon) -> bool:
 
 def _spread_forward(clause: Clause, trigger: int, flag: str) -> None:
     for i in range(trigger + 1, len(clause.items)):
-        if ends_scope(clause, i):
+        # What an earlier trigger has reached, it has reached to the same end.
+        if flag in clause.flags[i] or ends_scope(clause, i):
             return
         clause.flags[i].add(flag)
 

@@ -16,6 +16,8 @@ from guidegen_data.anatomy import Anatomy, FindingOrgan
 from guidegen_data.reports.measures import Measure, find_measures
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)?[a-z]?(?![\w])|[^\W_][\w']*|[^\w\s]")
+# 'angiosarcoma', 'pheochromocytomas': names of tumours that no table lists.
+_TUMOUR_ENDING = re.compile(r"\w(?:sarcoma|carcinoma|blastoma|cytoma|lymphoma|fibroma|neurinoma|plasmoma)(s|ta)?$")
 _HYPHEN = re.compile(r"(?<=\w)-(?=[^\W\d_])|(?<=[^\W\d_])-(?=\w)|'s\b")
 
 
@@ -84,6 +86,8 @@ class Lexicon:
     def _longest(self, tokens: list[tuple[str, int, int]], i: int, stop: int) -> tuple[int, tuple[str, Any]]:
         word = tokens[i][0]
         best = (1, ("word" if word[0].isalnum() else "punct", word))
+        if match := _TUMOUR_ENDING.search(word):
+            best = (1, ("lesions" if match[1] else "lesion", ""))
         node = self.trie
         for j in range(i, len(tokens)):
             if tokens[j][1] >= stop or tokens[j][0] not in node:

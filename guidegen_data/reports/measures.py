@@ -13,6 +13,8 @@ _CHAIN = re.compile(
 )
 _LINK = re.compile(rf"\s?(x|by|\*|-|to|and|or|,|/)?\s?({_NUMBER})\s?({_UNIT})?")
 
+# No phrase that says what a length is of is longer; looking further would cost the square of the sentence.
+_REACH = 80
 _TIMES = ("x", "by", "*")
 _BETWEEN = re.compile(r"\bbetween\s?$")
 
@@ -92,7 +94,8 @@ def _measures_of(text: str, match: re.Match[str]) -> list[Measure]:
 
 def _measure(text: str, links: list[_Link]) -> Measure:
     start, end = links[0].start, links[-1].end
-    return Measure(start, end, _sizes(links, text[:start]), _role(text[:start], text[end:]))
+    before = text[max(0, start - _REACH) : start]
+    return Measure(start, end, _sizes(links, before), _role(before, text[end : end + _REACH]))
 
 
 def _sizes(links: list[_Link], before: str) -> tuple[float, ...]:

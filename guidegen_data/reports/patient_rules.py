@@ -14,6 +14,10 @@ _AGES = (
     re.compile(r"\b(\d{2,3})\s?(?:y\s?)?/?\s?[mf]\b(?![/.]?\w)(?!\s(?:catheter|french|sheath|drain|tube))"),
     re.compile(r"\b(?:fe)?male(?: patient)?, ?(\d{1,3})\b(?!\s?(?:mm|cm|%))"),
     re.compile(r"\b(\d{2,3}), (?:fe)?male\b"),
+    re.compile(
+        r"\b(?:woman|man|lady|gentleman|girl|boy|male|female|patient)(?:,? of|,? aged|,| \()\s?(\d{1,3})\s?"
+        r"(?:years?|yrs?|y|\))"
+    ),
     re.compile(r"\b(\d)[mf]\b(?!\s(?:catheter|french|sheath|drain|tube))"),
     re.compile(r"\b([1-9]0)\s?-?something\b"),
     re.compile(r"\b([1-9]0|100)'?s\b(?!\s?(?:delay|after|post|/|scan))"),
@@ -27,6 +31,7 @@ _SEX_LETTER = re.compile(
     r"(?!\s(?:catheter|french|sheath|drain|tube))"
 )
 _OTHERS = re.compile(r"\b(?:mother|father|sister|brother|husband|wife|son|daughter|family|donor|aunt|uncle)\b")
+_POSSESSIVE = re.compile(r"\b(?:her|his)\b")
 OLDEST = 109
 
 
@@ -75,6 +80,8 @@ class PatientClaims:
                 self._sexes.setdefault(item.value, item.text)
             elif item.kind == "pronoun_sex":
                 self._pronouns.setdefault(item.value, item.text)
+        for match in _POSSESSIVE.finditer(clause.text):
+            self._pronouns.setdefault("female" if match.group() == "her" else "male", match.group())
         for match in _SEX_LETTER.finditer(clause.text):
             self._sexes.setdefault("female" if match.group(1) == "f" else "male", match.group())
 

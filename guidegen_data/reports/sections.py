@@ -19,6 +19,12 @@ _TENTHS = {"": "", " and a half": ".5"}
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _SPELLED = re.compile(rf"\b({'|'.join(_WORDS)})( and a half)?(?=[ -](?:mm|cm|milli|centi))", re.I)
 _SPACED_LABEL = re.compile(r"(?:^|(?<=[.!;] ))((?:[A-Za-z/]+ ){1,4})- (?=\w)", re.M)
+_PART = r"(?:[1-8][ab]?|[iv]{1,4}[ab]?)"
+# 'segments 4 (18 mm) and 7 (25 mm)': each number is given the word.
+_NUMBERED = re.compile(
+    rf"\b(segments?|seg)(\.? {_PART}(?: \([^()]{{0,40}}\))?(?:,| and| &|/| \+) ?)(?={_PART}\b(?!\s?(?:mm|cm|[.,]\d)))",
+    re.I,
+)
 _BULLET = re.compile(r"^\s*(?:\d{1,2}[.)](?=\s)|[-*•#>]+)\s*")
 _UNFINISHED = re.compile(
     r"(?:,|\b(?:the|a|an|of|in|and|or|with|without|no|to|at|is|are|measuring|by|x|for|within))\s*$", re.I
@@ -45,6 +51,8 @@ def split_sentences(report: str, headings: Mapping[str, Sequence[str]]) -> list[
         )
     text = unicodedata.normalize("NFKC", report).translate(_DASHES)
     text = _SPELLED.sub(lambda m: f"{_WORDS.index(m[1].lower()) + 1}{_TENTHS[(m[2] or '').lower()]}", text)
+    for _ in range(3):
+        text = _NUMBERED.sub(r"\1\2\1 ", text)
     text = _SPACED_LABEL.sub(r"\1: ", re.sub(r"\bi\.\s?v\.", "iv", text, flags=re.I))
     text = "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else " " for c in text.replace("\r", "\n"))
     pattern, kind_of = _heading_pattern(tuple((kind, tuple(names)) for kind, names in headings.items()))

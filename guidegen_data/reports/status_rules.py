@@ -192,6 +192,8 @@ def _coordinated(clause: Clause, place: int, forward: bool) -> tuple[int, ...]:
             # 'no gallbladder and the spleen is large' opens a new statement, 'neither ... nor the spleen is' does not.
             if not joint or (forward and joint != "nor" and clause.kind(j + 1) in ("verb", "status")):
                 break
+            if forward and item.value.group == "" and clause.kind(j + 1) == "named_status":
+                break
             found.append(j)
             joint = ""
         elif item.kind == "conj" or item.text in (",", "/", "nor"):
