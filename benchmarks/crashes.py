@@ -278,6 +278,7 @@ def main() -> None:
     """Disturbs the runs, writes results/crashes.json and crashes.log, exits with 1 when anything was lost."""
     if sys.argv[1:2] == ["--child"]:
         folder, trace, workers, address, fail_at = sys.argv[2:]
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
         fill(Path(folder), Path(trace), int(workers), address, int(fail_at))
         return
     parser = argparse.ArgumentParser(description=__doc__)
