@@ -501,4 +501,5 @@ def test_the_card_counts_cases_rejects_and_findings(shards: Path) -> None:
     assert "# 10 synthetic CT volumes" in card
     assert f"{index['num_rejects']} drafts" in card
     assert "| 3 | liver | 10 |" in card
+    assert "| lesion x phase | 252 |" in card
     assert "Licence" in card

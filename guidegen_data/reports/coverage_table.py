@@ -40,28 +40,50 @@ class CoverageRow(NamedTuple):
     missing: tuple[str, ...]
 
 
+class Coverage:
+    """Counts what findings hold, case by case; grows with the vocabulary, not with the cases.
+
+    Attributes: lesion (organ, site, size), its site, its attenuation, organ status, region, phase, sex, age, habitus.
+    """
+
+    def __init__(self, anatomy: Anatomy = TORSO, weights: Mapping[str, Any] | None = None) -> None:
+        self.anatomy = anatomy
+        self.weights = packaged_weights(anatomy) if weights is None else weights
+        self._values = _values(anatomy, self.weights)
+        self._single: Counter[Value] = Counter()
+        self._double: Counter[frozenset[Value]] = Counter()
+
+    def add(self, case: Findings) -> None:
+        """Count one case."""
+        groups = _told(case, self._values["lesion"])
+        self._single.update(set().union(*groups))
+        self._double.update({frozenset(pair) for group in groups for pair in combinations(group, 2)})
+
+    def rows(self) -> list[CoverageRow]:
+        """A row for every attribute, for each pair of them, and for pairs of lesion sites in one case.
+
+        A pair that no case can hold, as an organ and a region that does not show it, is not counted.
+        """
+        rows = [
+            _row(name, [(_word(v), self._single[name, v]) for v in options])
+            for name, options in self._values.items()
+            if options
+        ]
+        for first, second in combinations_with_replacement(self._values, 2):
+            possible = _pairs(self.anatomy, self.weights, self._values, first, second)
+            if possible:
+                rows.append(_row(f"{first} x {second}", [(_name(pair), self._double[pair]) for pair in possible]))
+        return rows
+
+
 def coverage_table(
     findings: Iterable[Findings], anatomy: Anatomy = TORSO, weights: Mapping[str, Any] | None = None
 ) -> list[CoverageRow]:
-    """Rows for every attribute of a case, for each pair of them, and for pairs of lesion sites in one case.
-
-    Attributes: lesion (organ, site, size), its site, its attenuation, organ status, region, phase, sex, age, habitus.
-    A pair that no case can hold, as an organ and a region that does not show it, is not counted.
-    """
-    weights = packaged_weights(anatomy) if weights is None else weights
-    values = _values(anatomy, weights)
-    single: Counter[Value] = Counter()
-    double: Counter[frozenset[Value]] = Counter()
+    """The rows of `Coverage` for these findings."""
+    coverage = Coverage(anatomy, weights)
     for case in findings:
-        groups = _told(case, values["lesion"])
-        single.update(set().union(*groups))
-        double.update({frozenset(pair) for group in groups for pair in combinations(group, 2)})
-    rows = [_row(name, [(_word(v), single[name, v]) for v in options]) for name, options in values.items() if options]
-    for first, second in combinations_with_replacement(values, 2):
-        possible = _pairs(anatomy, weights, values, first, second)
-        if possible:
-            rows.append(_row(f"{first} x {second}", [(_name(pair), double[pair]) for pair in possible]))
-    return rows
+        coverage.add(case)
+    return coverage.rows()
 
 
 def _row(attributes: str, counts: list[tuple[str, int]]) -> CoverageRow:

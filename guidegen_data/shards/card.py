@@ -53,7 +53,7 @@ def card_text(config: RunConfig, entries: Sequence[ShardEntry], found: Statistic
         "training and testing software, never for diagnosis.",
         _origin(config, entries, found),
         "## Reading it\n\n" + _READING.format(first=entries[0].name),
-        f"## Coverage\n\n{_findings(found)}\n\n{_lesions(found)}",
+        f"## Coverage\n\n{_findings(found)}\n\n{_lesions(found)}\n\n{_pairs(found)}",
         f"## Classes\n\n{_classes(found)}\n\n![Volumes and lesion sizes]({manifest.HISTOGRAMS})",
         "## Quality\n\n" + _quality(config, found),
         "## Licence\n\n" + _licence(config, model_card),
@@ -100,6 +100,16 @@ def _lesions(found: Statistics) -> str:
         rows.append((organ, site or "-", *(str(count or "-") for count in counts)))
     told = f"Lesions asked for: {found.lesions.total()}, in {num_covered} of {len(places) * len(bands)} cells."
     return f"{told}\n\n{_table(('lesion in', 'site', *(band_name(b) for b in bands)), rows)}"
+
+
+def _pairs(found: Statistics) -> str:
+    """How many values of every attribute, and of every pair of two, the cases hold of those that a case can hold."""
+    rows = [
+        (row.attributes, str(row.num_possible), str(row.num_met), str(row.rarest), "; ".join(row.missing) or "-")
+        for row in found.coverage.rows()
+    ]
+    told = "Values that the cases hold, of every attribute and of every pair of two (a lesion: organ, site and size)."
+    return f"{told}\n\n{_table(('attributes', 'possible', 'met', 'rarest, cases', 'missing, for example'), rows)}"
 
 
 def _classes(found: Statistics) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from guidegen_data.anatomy import Anatomy
+from guidegen_data.reports.coverage_table import Coverage
+from guidegen_data.reports.findings import Findings
 
 #: Bounds of the size bands of lesions in mm; the last band is open.
 SIZE_BANDS_MM = (0, 15, 25, 40, 80)
@@ -31,6 +33,10 @@ class Statistics:
     lesion_mm: array[float] = field(default_factory=lambda: array("f"))
     volumes_ml: dict[str, array[float]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
+    coverage: Coverage = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.coverage = Coverage(self.anatomy)
 
     @property
     def reject_share(self) -> float:
@@ -40,6 +46,7 @@ class Statistics:
     def add_case(self, line: Mapping[str, Any]) -> None:
         """Count a line of the manifest."""
         findings = line["findings"]
+        self.coverage.add(Findings.from_dict(findings))
         self.num_cases += 1
         self.num_passed += line["passed"]
         self.shape, self.spacing_mm = tuple(line["shape"]), tuple(line["spacing_mm"])
