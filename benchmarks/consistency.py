@@ -24,7 +24,7 @@ from benchmarks.prompts import Prompt, held_out_prompts
 from benchmarks.record import save
 from guidegen_data.cleanup import clean_up
 from guidegen_data.cli.memory import keep_freed_memory
-from guidegen_data.grounding import LesionPlacer, forbidden_classes
+from guidegen_data.grounding import forbidden_classes
 from guidegen_data.lesions import find_lesions
 from guidegen_data.metrics.consistency import ABSENT_ML, absent_volumes_ml, judge_lesion
 from guidegen_data.pipeline import GuideGenPipeline
@@ -47,7 +47,7 @@ def drawn_label_maps(
     if how == "anchored":
         width = pipe.mask_sampler.config.shape[0]
         forbidden = torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings]))
-        place = LesionPlacer(findings, seeds, pipe.anatomy.field_mm, pipe.config.anchor_time)
+        place = pipe.placer(findings, seeds)
     masks = pipe.sample_masks(told, generators, forbidden=forbidden, place=place)
     spacing = pipe.anatomy.spacing_mm
     return [clean_up(m.cpu().numpy(), f, spacing)[0] for m, f in zip(masks, findings, strict=True)], 0

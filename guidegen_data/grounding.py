@@ -18,11 +18,14 @@ from torch import Tensor
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.lesions import MIN_LESION_VOXELS, find_lesions, lesion_mask, longest_diameter_mm
-from guidegen_data.models.anchors import anchor_balls
+from guidegen_data.models.anchors import Placement, anchor_balls
 from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
 from guidegen_data.sites import site_mask, site_of
 
 _TRIES = 8
+#: A lesion of this diameter gets the strength itself as its push.
+_PUSHED_MM = 40.0
+_MAX_PUSH = 5.0
 
 
 def forbidden_classes(findings: Findings, width: int) -> np.ndarray:
@@ -52,39 +55,62 @@ class LesionPlacer:
     """
 
     def __init__(
-        self, findings: Sequence[Findings], seeds: Sequence[int], field_mm: tuple[float, float, float], latest: float
+        self,
+        findings: Sequence[Findings],
+        seeds: Sequence[int],
+        field_mm: tuple[float, float, float],
+        latest: float,
+        strength: float = 1.0,
     ) -> None:
-        self.findings, self.field_mm, self.latest = findings, field_mm, latest
+        self.findings, self.field_mm, self.latest, self.strength = findings, field_mm, latest, strength
         self.rngs = [np.random.default_rng([int(seed) % 2**63, 1]) for seed in seeds]
         self.places = np.zeros((len(findings), MAX_LESIONS, 4), np.float32)
 
-    def __call__(self, t: float, belief: Tensor) -> Tensor | None:
-        """New anchors (B, X, Y, Z) given the belief (B, K, X, Y, Z) at time t, or None when nothing was placed."""
-        if t > self.latest or not any(f.lesions for f in self.findings):
-            return None
-        shape = tuple(belief.shape[2:])
-        before = self.places.copy()
-        for b, asked in enumerate(self.findings):
-            if (self.places[b, : len(asked.lesions), 3] == 0).any():
-                self._place(b, belief[b].argmax(dim=0).to(torch.uint8).cpu().numpy())
-        if (before == self.places).all():
-            return None
-        return anchor_balls(torch.from_numpy(self.places), shape)
+    def __call__(self, t: float, belief: Tensor) -> Placement | None:
+        """Where all lesions lie, given the belief (B, K, X, Y, Z) at time t; None when none was placed now.
 
-    def _place(self, b: int, label_map: np.ndarray) -> None:
+        The push grows as lesions shrink: of a small one nearly every voxel lies at its border, where the belief is
+        divided.
+        """
+        new = torch.zeros(len(self.findings), *belief.shape[2:], dtype=torch.bool)
+        if t <= self.latest:
+            for b, asked in enumerate(self.findings):
+                if (self.places[b, : len(asked.lesions), 3] == 0).any():
+                    new[b] = torch.from_numpy(self._place(b, belief[b].float().cpu()))
+        if not new.any():
+            return None
+        shape = tuple(new.shape[1:])
+        balls = [anchor_balls(torch.from_numpy(self.places[:, r : r + 1]), shape) for r in range(MAX_LESIONS)]
+        anchors = torch.stack(balls, dim=1)
+        size_mm = torch.from_numpy(self.places[..., 3]) * self.field_mm[0] / shape[0]
+        push = (self.strength * (_PUSHED_MM / size_mm.clamp(min=1)) ** 1.4).clamp(max=_MAX_PUSH)
+        return Placement(anchors.amax(dim=1), (push[..., None, None, None] * anchors).amax(dim=1), new)
+
+    def _place(self, b: int, belief: Tensor) -> np.ndarray:
+        """Places what is not placed yet in case b, belief (K, X, Y, Z); the voxels of what was, bool (X, Y, Z)."""
         asked, rng = self.findings[b], self.rngs[b]
-        spacing = tuple(mm / n for mm, n in zip(self.field_mm, label_map.shape, strict=True))
-        taken = np.zeros(label_map.shape, bool)
+        labels = belief.argmax(dim=0).to(torch.uint8).numpy()
+        spacing = tuple(mm / n for mm, n in zip(self.field_mm, labels.shape, strict=True))
+        new = np.zeros(labels.shape, bool)
         for row, lesion in enumerate(asked.lesions):
-            if self.places[b, row, 3] == 0:
-                allowed = site_mask(label_map, spacing, lesion.organ, lesion.site, asked.anatomy) & ~taken
-                mask = lesion_mask(allowed, max(lesion.size_mm, 2 * spacing[0]), spacing, rng)
-                if mask is not None:
-                    self.places[b, row, :3] = np.argwhere(mask).mean(axis=0)
-                    self.places[b, row, 3] = lesion.size_mm / spacing[0]
             if self.places[b, row, 3]:
-                ball = anchor_balls(torch.from_numpy(self.places[b : b + 1, row : row + 1]), label_map.shape)
-                taken |= ball[0].numpy() > 0
+                continue
+            organ = asked.anatomy.organ_of(lesion.organ)
+            shown = _with_likely(labels, belief, asked.anatomy.id_of(organ.class_name))
+            allowed = site_mask(shown, spacing, organ, lesion.site, asked.anatomy) & ~ndimage.binary_dilation(new)
+            mask = lesion_mask(allowed, max(lesion.size_mm, 2 * spacing[0]), spacing, rng)
+            if mask is not None:
+                new |= mask
+                self.places[b, row, :3] = np.argwhere(mask).mean(axis=0)
+                self.places[b, row, 3] = lesion.size_mm / spacing[0]
+        return new
+
+
+def _with_likely(labels: np.ndarray, belief: Tensor, class_id: int) -> np.ndarray:
+    """The likeliest labels (X, Y, Z), and one class also where it is at least half as likely as anywhere: early on a
+    small organ is nowhere the likeliest."""
+    share = belief[class_id].numpy()
+    return np.where(share >= 0.5 * share.max(), np.uint8(class_id), labels)
 
 
 def add_missing_lesions(

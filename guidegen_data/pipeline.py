@@ -18,6 +18,7 @@ from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError
 from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes
 from guidegen_data.models import DiffusionPipeline
+from guidegen_data.models.anchors import Placement
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.folder import fingerprint_of, model_folder
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
@@ -49,7 +50,8 @@ class GuideGenPipeline(DiffusionPipeline):
         num_steps_ct: int = 3,
         guidance: float = 2.0,
         previous_level: float = 0.1,
-        anchor_time: float = 0.7,
+        anchor_time: float = 0.9,
+        anchor_strength: float = 1.3,
         delay_ct: int | None = None,
         noise_hu: tuple[float, float] = (3.0, 12.0),
     ) -> None:
@@ -69,6 +71,7 @@ class GuideGenPipeline(DiffusionPipeline):
             guidance=guidance,
             previous_level=previous_level,
             anchor_time=anchor_time,
+            anchor_strength=anchor_strength,
             delay_ct=delay_ct,
             noise_hu=tuple(noise_hu),
         )
@@ -180,7 +183,7 @@ class GuideGenPipeline(DiffusionPipeline):
             guidance,
             forbidden=torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings])),
             known=known,
-            place=LesionPlacer(findings, seeds, anatomy.field_mm, self.config.anchor_time),
+            place=self.placer(findings, seeds),
         )
         spacing, held = anatomy.spacing_mm, []
         for b, (mask, asked, seed) in enumerate(zip(masks, findings, seeds, strict=True)):
@@ -192,6 +195,11 @@ class GuideGenPipeline(DiffusionPipeline):
                 label_map = np.where(given >= 0, given, label_map).astype(np.uint8)
             held.append((label_map, {"cleaned_voxels": lost, "lesions_added": len(added)}))
         return held
+
+    def placer(self, findings: Sequence[Findings], seeds: Sequence[int]) -> LesionPlacer:
+        """The `place` of `sample_masks` for these cases."""
+        config = self.config
+        return LesionPlacer(findings, seeds, self.anatomy.field_mm, config.anchor_time, config.anchor_strength)
 
     def condition(self, findings: Sequence[Findings], tokens: Tensor) -> MaskCondition:
         """What stage 1 is told of each case, without lesion anchors: those are placed while sampling."""
@@ -209,7 +217,7 @@ class GuideGenPipeline(DiffusionPipeline):
         temperature: float = 1.0,
         forbidden: Tensor | None = None,
         known: Tensor | None = None,
-        place: Callable[[float, Tensor], Tensor | None] | None = None,
+        place: Callable[[float, Tensor], Placement | None] | None = None,
     ) -> Tensor:
         """Stage 1: label maps (B, X, Y, Z) uint8 as the network draws them; arguments as in `models.sampling`."""
         return sample_masks(

@@ -92,12 +92,18 @@ def test_lesions_are_placed_once_at_their_sites_and_not_before_their_time(body: 
     belief = one_hot(labels, TORSO.num_classes).expand(2, -1, -1, -1, -1)
     placer = LesionPlacer([asked, Findings()], [3, 4], TORSO.field_mm, latest=0.7)
     assert placer(0.8, belief) is None
-    anchors = placer(0.6, belief)
-    assert anchors is not None
-    assert anchors.shape == (2, 64, 64, 64)
+    placed = placer(0.6, belief)
+    assert placed is not None
+    anchors, new = placed.anchors, placed.new
+    assert placed.push.max() <= 5
+    assert anchors.shape == new.shape == (2, 64, 64, 64)
+    assert not new[1].any()
+    liver = belief[0, TORSO.ids["liver"]] > 0
+    assert liver[new[0]].float().mean() > 0.5
+    assert placed.push[0][liver].median() == 0
+    assert placed.push[0][anchors[0] > 0.9].min() == pytest.approx((40 / 30) ** 1.4, rel=0.1)  # the larger of the two
     assert not anchors[1].any()
-    inside = labels[0][anchors[0] > 0.9]
-    assert (inside == TORSO.ids["liver"]).float().mean() > 0.6
+    assert liver[anchors[0] > 0.9].float().mean() > 0.6
     assert placer.places[0, 0, 3] == pytest.approx(5.0)
     assert placer(0.5, belief) is None  # both lie where they lie; or the lung's upper lobe is not in this field
 
@@ -106,7 +112,18 @@ def test_a_place_depends_on_the_seed_alone(body: np.ndarray) -> None:
     asked = Findings(lesions=(Lesion("liver", "right lobe", 30.0),))
     belief = one_hot(torch.from_numpy(body[::2, ::2, ::2])[None], TORSO.num_classes)
     one, again, other = (
-        LesionPlacer([asked], [seed], TORSO.field_mm, latest=1.0)(0.5, belief) for seed in (1, 1, 2)
+        LesionPlacer([asked], [seed], TORSO.field_mm, latest=1.0)(0.5, belief).anchors for seed in (1, 1, 2)
     )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
+
+
+def test_an_organ_that_is_nowhere_the_likeliest_still_gets_its_lesion(body: np.ndarray) -> None:
+    belief = one_hot(torch.from_numpy(body[::2, ::2, ::2])[None], TORSO.num_classes)
+    spleen = belief[:, TORSO.ids["spleen"]] > 0
+    belief = torch.where(spleen[:, None], 0.0, belief)
+    belief[:, 0][spleen], belief[:, TORSO.ids["spleen"]][spleen] = 0.8, 0.2
+    asked = Findings(lesions=(Lesion("spleen", "", 20.0),))
+    placed = LesionPlacer([asked], [1], TORSO.field_mm, latest=1.0)(0.9, belief)
+    assert placed is not None
+    assert spleen[placed.new].float().mean() > 0.6

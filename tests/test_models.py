@@ -8,7 +8,7 @@ from tiny import tiny_pipeline
 
 from guidegen_data.diffusion.schedule import cosine_abar
 from guidegen_data.errors import ModelError
-from guidegen_data.models.anchors import anchor_balls
+from guidegen_data.models.anchors import Placement, anchor_balls
 from guidegen_data.models.autoencoder import CTAutoencoder, compand, expand, random_windows, windowed_l1
 from guidegen_data.models.mask_sampler import (
     CategoricalProcess,
@@ -19,7 +19,7 @@ from guidegen_data.models.mask_sampler import (
     mask_loss,
     unfold,
 )
-from guidegen_data.models.sampling import sample_masks
+from guidegen_data.models.sampling import imprinted, sample_masks
 from guidegen_data.models.sampling_ct import sample_cts
 from guidegen_data.models.slice_generator import SliceGenerator, corrupt_previous, mask_triples
 from guidegen_data.models.text import TextEncoder
@@ -175,14 +175,26 @@ def test_labels_that_are_given_are_kept_and_steer_their_surroundings(pipe) -> No
 def test_the_placer_is_asked_after_every_step_and_its_anchors_reach_the_network(pipe) -> None:
     asked = []
 
-    def place(t: float, belief: torch.Tensor) -> torch.Tensor | None:
+    def place(t: float, belief: torch.Tensor) -> Placement | None:
         asked.append((round(t, 2), tuple(belief.shape)))
-        return torch.ones(2, 16, 16, 16) if t > 0.9 else None
+        anchors = torch.ones(2, 16, 16, 16)
+        return Placement(anchors, 0 * anchors, anchors < 0) if t > 0.9 else None
 
     condition = two_prompts(pipe)
     anchored = sampled(pipe, condition, place=place)
     assert asked == [(t, (2, 21, 16, 16, 16)) for t in (1.0, 0.67, 0.33)]
     assert not torch.equal(anchored, sampled(pipe, condition))
+
+
+def test_an_imprinted_lesion_has_the_distribution_of_noisy_lesions_and_the_rest_is_kept() -> None:
+    process = CategoricalProcess(cosine_abar(100), 5)
+    x_s = torch.zeros(2, 40, 40, 40, dtype=torch.long)
+    where = torch.zeros(2, 40, 40, 40, dtype=torch.bool)
+    where[0, :20] = True
+    drawn = imprinted(x_s, where, process, 60, [torch.Generator().manual_seed(i) for i in range(2)])
+    assert torch.equal(drawn[~where], x_s[~where])
+    expected = process.marginal(torch.eye(5)[4:].view(1, 5, 1), torch.tensor([60]))[0, :, 0]
+    torch.testing.assert_close(drawn[where].bincount(minlength=5) / where.sum(), expected, atol=0.01, rtol=0.05)
 
 
 def test_a_low_temperature_makes_neighbours_agree(pipe) -> None:

@@ -122,6 +122,11 @@ class CategoricalScheduler(SchedulerMixin, ConfigMixin):
         self._visited = spaced_steps(self.process.num_timesteps, num_inference_steps, self.config.last_timestep)
         self.timesteps = self._visited[:-1]
 
+    def following(self, timestep: Tensor | int) -> int:
+        """The time that is visited after `timestep`, 0 after the last one."""
+        index = int((self.timesteps == int(timestep)).nonzero()[0, 0])
+        return int(self._visited[index + 1])
+
     def initial(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
         """x_T: one uniformly drawn label a voxel, case b from generators[b]. (B, *space) int64."""
         high = self.process.num_classes
@@ -131,9 +136,8 @@ class CategoricalScheduler(SchedulerMixin, ConfigMixin):
         self, p_x0: Tensor, timestep: Tensor | int, sample: Tensor, generators: list[torch.Generator] | None = None
     ) -> CategoricalSchedulerOutput:
         """Draws x_s given the belief p_x0 (B, K, *space) and x_t (B, *space), s being the next visited time."""
-        index = int((self.timesteps == int(timestep)).nonzero()[0, 0])
         t = torch.full((len(sample),), int(timestep), device=p_x0.device)
-        s = torch.full_like(t, int(self._visited[index + 1]))
+        s = torch.full_like(t, self.following(timestep))
         x_t = one_hot(sample, self.process.num_classes, p_x0.dtype)
         return CategoricalSchedulerOutput(prev_sample=draw(self.process.reverse(x_t, p_x0, t, s), generators))
 

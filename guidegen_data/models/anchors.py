@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -17,3 +19,13 @@ def anchor_balls(places: Tensor, shape: tuple[int, int, int]) -> Tensor:
     diameter = places[..., 3, None, None, None]
     balls = (diameter / 2 + 0.5 - squared.sqrt()).clamp(0, 1) * (diameter > 0)
     return balls.amax(dim=1)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the lesions of B cases shall lie, each (B, X, Y, Z): the anchors in [0, 1]; what is added to the lesion's
+    logit there while sampling; and, bool, the voxels of lesions that were not placed before."""
+
+    anchors: Tensor
+    push: Tensor
+    new: Tensor

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from guidegen_data.diffusion.categorical import CategoricalScheduler, one_hot, upsample_belief
+from guidegen_data.diffusion.categorical import CategoricalProcess, CategoricalScheduler, one_hot, upsample_belief
+from guidegen_data.models.anchors import Placement
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
 
 _NEVER = -1e4
@@ -26,7 +27,7 @@ def sample_masks(
     temperature: float = 1.0,
     forbidden: Tensor | None = None,
     known: Tensor | None = None,
-    place: Callable[[float, Tensor], Tensor | None] | None = None,
+    place: Callable[[float, Tensor], Placement | None] | None = None,
 ) -> Tensor:
     """Label maps (B, *shape) uint8 for what a report says; case b draws from generators[b] alone.
 
@@ -36,17 +37,21 @@ def sample_masks(
     `forbidden` (B, K, X) bool on the sampler's own grid marks classes that no belief may hold at that x. `known`
     (B, *shape) holds the labels that are given and -1 elsewhere: they are clamped in every belief, and kept as they are
     in the result. `place(t, belief)` is asked after every step, with the time in [0, 1] and the belief
-    (B, K, X, Y, Z), for new lesion anchors (B, X, Y, Z); None keeps the old ones.
+    (B, K, X, Y, Z), for the lesions' places; None keeps the old ones. Where a lesion is new, x_s is drawn again as if
+    x_0 were a lesion: without that the noise, which was drawn for a patient without one, would speak against it. From
+    then on its push is added to the lesion's logit: the belief is calibrated, and what is undecided comes out as none.
     """
     scheduler.set_timesteps(num_steps)
     process = scheduler.process
     grid = tuple(model.config.shape)
     x_t = scheduler.initial(grid, generators).to(condition.tokens.device)
     coarse = None if known is None else coarsest(known.to(x_t.device), grid)
-    belief = torch.empty(0)
+    belief, push = torch.empty(0), None
     for t in scheduler.timesteps:
         time = float(t) / process.num_timesteps
         logits = _guided(model, x_t, time, float(process.abar[t]), condition, guidance)
+        if push is not None:
+            logits[:, -1] += push
         if forbidden is not None:
             logits = logits.masked_fill(forbidden.to(logits.device)[..., None, None], _NEVER)
         belief = (logits / temperature).softmax(dim=1)
@@ -54,11 +59,27 @@ def sample_masks(
             given = one_hot(coarse.clamp(min=0), process.num_classes, belief.dtype)
             belief = torch.where((coarse >= 0).unsqueeze(1), given, belief)
         x_t = scheduler.step(belief, t, x_t, generators).prev_sample
-        anchors = None if place is None else place(time, belief)
-        if anchors is not None:
-            condition = replace(condition, anchors=anchors.to(condition.tokens.device))
+        placed = None if place is None else place(time, belief)
+        if placed is not None:
+            condition = replace(condition, anchors=placed.anchors.to(x_t.device))
+            push = placed.push.to(logits)
+            x_t = imprinted(x_t, placed.new.to(x_t.device), process, scheduler.following(t), generators)
     label_maps = upsample_belief(belief, shape)
     return label_maps if known is None else torch.where(known.to(x_t.device) >= 0, known.to(label_maps), label_maps)
+
+
+def imprinted(
+    x_s: Tensor, lesions: Tensor, process: CategoricalProcess, s: int, generators: list[torch.Generator]
+) -> Tensor:
+    """x_s with the voxels of `lesions` drawn from q(x_s | x_0 = lesion), the last class; all (B, X, Y, Z)."""
+    out = x_s.clone()
+    lesion, time = torch.tensor([[process.num_classes - 1]]), torch.tensor([s])
+    for b, generator in enumerate(generators):
+        count = int(lesions[b].sum())
+        if count:
+            drawn = process.corrupt(lesion.expand(1, count), time, generator)[0]
+            out[b][lesions[b]] = drawn.to(out.device)
+    return out
 
 
 def coarsest(known: Tensor, shape: tuple[int, int, int]) -> Tensor:
