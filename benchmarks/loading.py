@@ -1,4 +1,4 @@
-"""Cases a second of our data sets beside plain nibabel and webdataset, in turns: python -m benchmarks.loading SHARDS."""
+"""Cases a second of our data sets beside plain nibabel and webdataset: python -m benchmarks.loading SHARDS."""
 
 from __future__ import annotations
 
