@@ -85,6 +85,37 @@ def _mask_networks(figures: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _shard_writer(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    which = "real_ct_128" if "real_ct_128" in figures else "phantoms_128"
+    alone, share, memory = figures[which], figures["share_of_a_run"], figures["memory_by_cases"]
+    what = {"real_ct_128": "a real CT", "phantoms_128": "phantoms"}[which]
+    return [
+        (f"writing shards, {what} of 128^3, packing included", f"{alone['cases_a_second_a_core']} cases/s a core"),
+        ("the same as a share of a run with the default model", f"{100 * share['writing_share']:.2g} %"),
+        (
+            "peak memory while " + " / ".join(memory) + " small cases are made and written",
+            " / ".join(f"{each['peak_mib']:.0f}" for each in memory.values()) + " MiB",
+        ),
+    ]
+
+
+def _crashes(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    what = f"runs disturbed ({', '.join(figures['by_mode'])}) and resumed: lost, doubled or altered anything"
+    return [(what, f"{figures['failed']} of {figures['took_effect']}")]
+
+
+def _ray_scaling(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    scaling, removed = figures["scaling"], figures["node_removed"]
+    lost = "nothing lost" if removed["bytes_equal_an_undisturbed_run"] and not removed["problems"] else "cases lost"
+    return [
+        (
+            "Ray, sleeping model: efficiency of " + " / ".join(str(s["actors"]) for s in scaling) + " actors",
+            " / ".join(f"{s['efficiency']:.2f}" for s in scaling),
+        ),
+        (f"one of {figures['nodes']} nodes removed in the middle of {removed['cases']} cases", lost),
+    ]
+
+
 _DESCRIBE = {
     "mask_networks": _mask_networks,
     "throughput": _throughput,
@@ -92,6 +123,9 @@ _DESCRIBE = {
     "consistency_network_alone": _consistency,
     "consistency": _consistency,
     "posterior": _posterior,
+    "shard_writer": _shard_writer,
+    "crashes": _crashes,
+    "ray_scaling": _ray_scaling,
 }
 
 
