@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guidegen_data.anatomy import Anatomy
+from guidegen_data.errors import GuideGenError
 from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.sampling import sample_findings
@@ -15,11 +16,12 @@ from guidegen_data.reports.templates import load_templates
 
 @dataclass(frozen=True)
 class Prompt:
-    """A report, what it truly says, and what the abstraction understood; `by_hand` tells the two kinds apart."""
+    """A report, what it truly says, and what the abstraction understood, None where it refused the report; `by_hand`
+    tells the two kinds apart."""
 
     text: str
     truth: Findings
-    understood: Findings
+    understood: Findings | None
     by_hand: bool
 
 
@@ -37,6 +39,9 @@ def held_out_prompts(num: int, seed: int, anatomy: Anatomy) -> list[Prompt]:
             rng = np.random.default_rng([seed, i])
             truth = sample_findings(rng, anatomy, mode="coverage", index=i)
             text = library.render(truth, rng)
-        understood = abstract_report(text, anatomy).findings
+        try:
+            understood = abstract_report(text, anatomy).findings
+        except GuideGenError:
+            understood = None
         prompts.append(Prompt(text, truth, understood, bool(i % 2 and i // 2 < len(by_hand))))
     return prompts
