@@ -61,7 +61,8 @@ def write_stand_ins(pairs: list[Path], folder: Path) -> None:
     folder.mkdir(parents=True)
     path, parts, keys = folder / "shard-000000.tar", [], []
     for index, ct in enumerate(pairs):
-        image, label = nib.load(ct), nib.load(ct.with_name(ct.name.replace("_ct", "_label")))
+        # Typed: nibabel's load() promises less than it gives.
+        image, label = (nib.Nifti1Image.from_filename(p) for p in (ct, ct.with_name(ct.name.replace("_ct", "_label"))))
         keys.append(f"s{index:09d}")
         findings = Findings(region="head and neck", anatomy_name=HEAD_NECK.name)
         arrays = np.asarray(image.dataobj, np.int16), np.asarray(label.dataobj, np.uint8)

@@ -120,6 +120,8 @@ def test_a_longer_schedule_than_the_baselines_is_refused(trainer, monkeypatch):
     monkeypatch.setenv("GUIDEGEN_NNUNET_EPOCHS", "2000")
     with pytest.raises(NnUNetError, match="would take 500000 iterations, the baseline takes 250000"):
         trainer().on_train_start()
+    with pytest.raises(NnUNetError, match="would take 500000 iterations"):
+        trainer(0, nnUNetTrainerGuideGenPretrain).on_train_start()
     monkeypatch.setenv("GUIDEGEN_NNUNET_EPOCHS", "250")
     assert trainer().num_epochs == 250
 

@@ -20,14 +20,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--id", type=int, required=True, help="number of the new data set, 1 to 999")
     export.add_argument("--name", required=True, help="name of the new data set")
     export.add_argument(
-        "--label-map", default="", help="JSON file or class=label,...: where our classes go (default: equal names)"
+        "--label-map",
+        default="",
+        help="class=label,..., a JSON file or a public label set such as btcv (default: equal names)",
     )
     plan = actions.add_parser("plan", help="plan from the real cases only and preprocess all")
     plan.add_argument("dataset", help="data set made by export: DatasetXXX_Name or its number")
     plan.add_argument("-c", "--configurations", nargs="+", default=["3d_fullres"], help="default: 3d_fullres")
     plan.add_argument("--planner", default="ExperimentPlanner", help="nnU-Net planner, e.g. nnUNetPlannerResEncM")
     plan.add_argument("--processes", type=int, default=2, help="worker processes (default 2)")
-    install = actions.add_parser("install", help="print the line that lets nnU-Net find nnUNetTrainerGuideGen")
+    install = actions.add_parser("install", help="print the line that lets nnU-Net find our trainers")
     install.add_argument("--write", type=Path, metavar="FILE", help="append the line to this shell file instead")
 
 

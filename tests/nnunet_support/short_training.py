@@ -15,14 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import torch  # noqa: E402
-from ellipsoids import EllipsoidGenerator  # noqa: E402
-from nnunetv2.run.run_training import run_training_entry  # noqa: E402
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module  # noqa: E402
+import torch
+from ellipsoids import EllipsoidGenerator
+from guidegen_nnunet import fresh
+from nnunetv2.run.run_training import run_training_entry
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
 
-from guidegen_data import GuideGenStream  # noqa: E402
-from guidegen_data.errors import ModelError  # noqa: E402
-from guidegen_nnunet import fresh  # noqa: E402
+from guidegen_data import GuideGenStream
+from guidegen_data.errors import ModelError
 
 NUM_ITERATIONS = 6
 NUM_EPOCHS = int(os.environ.get("TEST_EPOCHS", 2))

@@ -6,11 +6,11 @@ from pathlib import Path
 NAME = "nnUNetPlansTiny"
 
 
-def write_tiny_plans(preprocessed: Path, source: str = "nnUNetPlans") -> None:
-    """nnUNetPlansTiny.json: the preprocessed data and everything else as planned, the network cut down."""
-    plans = json.loads((preprocessed / f"{source}.json").read_text())
-    for name, size in (("2d", 2), ("3d_fullres", 3)):
-        configuration = plans["configurations"][name]
+def write_tiny_plans(preprocessed: Path, name: str = NAME) -> None:
+    """Plans of that name: the preprocessed data and everything else as planned, the network cut down."""
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+    for configuration_name, size in (("2d", 2), ("3d_fullres", 3)):
+        configuration = plans["configurations"][configuration_name]
         configuration |= {"patch_size": [24] * size, "batch_size": 4}
         configuration["architecture"]["arch_kwargs"] |= {
             "n_stages": 3,
@@ -20,4 +20,4 @@ def write_tiny_plans(preprocessed: Path, source: str = "nnUNetPlans") -> None:
             "n_conv_per_stage": [1, 1, 1],
             "n_conv_per_stage_decoder": [1, 1],
         }
-    (preprocessed / f"{NAME}.json").write_text(json.dumps(plans | {"plans_name": NAME}))
+    (preprocessed / f"{name}.json").write_text(json.dumps(plans | {"plans_name": name}))

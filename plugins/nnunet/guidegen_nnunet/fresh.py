@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,15 @@ class FreshSource:
 
 
 class FreshCases:
-    """The folder of fresh cases and the process that fills it. Ends with the training, however that ends."""
+    """The folder of fresh cases and the process that fills it; `stop()` ends both, and so does the end of this one."""
 
     def __init__(self, source: FreshSource) -> None:
         self._source = source
         # Not forked: the training process may hold a GPU, with which a forked one cannot work.
         self._process = multiprocessing.get_context("spawn").Process(target=produce, args=(source,), daemon=True)
         self._process.start()
+        # Also when the training ends by an error, and in this process only, not in those that it forks.
+        self.stop = Finalize(None, _end, (self._process, source.folder), exitpriority=10)
 
     def wait_for_first(self) -> None:
         """Return when there is a case to draw. NnUNetError when the process failed before."""
@@ -70,12 +73,6 @@ class FreshCases:
         """Cases made so far in this run."""
         ready = _ready(self._source.folder)
         return int(ready[-1].name) + 1 if ready else 0
-
-    def stop(self) -> None:
-        """End the process and remove the folder."""
-        self._process.terminate()
-        self._process.join()
-        shutil.rmtree(self._source.folder, ignore_errors=True)
 
 
 def load_fresh(folder: Path) -> tuple[Any, Any, None, dict[str, Any]]:
@@ -98,11 +95,13 @@ def produce(source: FreshSource) -> None:
     try:
         for number, item in enumerate(open_stream(source)):
             _add(source, number, item)
-            old = _ready(source.folder)[: -source.settings.num_kept]
-            for place in old:
+            for place in _ready(source.folder)[: -source.settings.num_kept]:
                 hidden = place.with_name(f"{_HIDDEN}old-{place.name}")
                 place.rename(hidden)
                 shutil.rmtree(hidden)
+            if (parent := multiprocessing.parent_process()) and not parent.is_alive():  # killed
+                shutil.rmtree(source.folder, ignore_errors=True)
+                return
     except Exception as error:
         (source.folder / _FAILED).write_text(f"{type(error).__name__}: {error}")
         raise
@@ -170,6 +169,12 @@ def _add(source: FreshSource, number: int, item: dict[str, Any]) -> None:
         blocks_seg=blocks_seg,
     )
     hidden.rename(source.folder / f"{number:09d}")
+
+
+def _end(process: Any, folder: Path) -> None:
+    process.terminate()
+    process.join()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ready(folder: Path) -> list[Path]:

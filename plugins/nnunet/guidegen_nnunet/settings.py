@@ -51,7 +51,7 @@ class Settings:
         values: dict[str, Any] = {}
         for name, text in given.items():
             field = known[name]
-            kind = type(field.default)
+            kind = type(getattr(cls, field.name))
             try:
                 values[field.name] = kind(text)
             except ValueError:

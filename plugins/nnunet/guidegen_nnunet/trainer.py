@@ -73,8 +73,10 @@ class nnUNetTrainerGuideGen(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.dataset_class: Any = None
         self.settings = Settings.from_environment()
-        self._baseline_iterations = self.num_epochs * self.num_iterations_per_epoch
-        self.num_epochs = self.settings.epochs or self.num_epochs
+        num_epochs: int = self.num_epochs
+        self._baseline_iterations = num_epochs * self.num_iterations_per_epoch
+        self.num_epochs: int = self.settings.epochs or num_epochs
+        self._planned_epochs = self.num_epochs
         # Shared with nnU-Net's loading processes, which draw by it.
         self._fraction = torch.zeros(1, dtype=torch.float64).share_memory_()
         self._num_drawn = self._num_drawn_synthetic = 0
@@ -107,7 +109,9 @@ class nnUNetTrainerGuideGen(nnUNetTrainer):
         self._refuse_plans(checks.count_kinds(sorted(present))["num_real"])
         checks.refuse_other_labels(self.dataset_json, checks.read_record(self._preprocessed), self._preprocessed.name)
         checks.refuse_longer_schedule(
-            self.num_epochs * self.num_iterations_per_epoch, self._baseline_iterations, type(self).__name__
+            max(self.num_epochs, self._planned_epochs) * self.num_iterations_per_epoch,
+            self._baseline_iterations,
+            type(self).__name__,
         )
         tr_keys, val_keys = self.do_split()
         checks.refuse_missing_cases({*tr_keys, *val_keys}, present)

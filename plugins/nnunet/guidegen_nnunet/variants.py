@@ -36,8 +36,8 @@ class _HalfOfTwo(nnUNetTrainerGuideGen):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        before = round(self.num_epochs * self.settings.pretrain_share)
-        self.num_epochs = self._epochs_of(before, self.num_epochs - before)
+        before = round(self._planned_epochs * self.settings.pretrain_share)
+        self.num_epochs = self._epochs_of(before, self._planned_epochs - before)
 
     def _epochs_of(self, pretraining: int, finetuning: int) -> int:
         raise NotImplementedError
@@ -82,7 +82,7 @@ class nnUNetTrainerGuideGenFinetune(_HalfOfTwo):
         num_before = pretrained["num_epochs"] * pretrained["num_iterations_per_epoch"]
         checks.refuse_longer_schedule(
             num_before + self.num_epochs * self.num_iterations_per_epoch,
-            self._baseline_iterations,
+            self._planned_epochs * self.num_iterations_per_epoch,
             "pre-training and fine-tuning together",
         )
         return record | {"pretrained": pretrained}
