@@ -140,3 +140,36 @@ def facts(findings: Findings, expected: set[str]) -> set[str]:
 def test_a_snippet_is_read_as_a_radiologist_means_it(text: str, expected: set[str]) -> None:
     result = abstract_report(text)
     assert facts(result.findings, expected) == expected, result.ignored
+
+
+@pytest.mark.parametrize(
+    ("text", "habitus"),
+    [
+        ("BMI 17,9.", "slim"),
+        ("BMI of 18.5 kg/m2.", "average"),
+        ("BMI: 29.9.", "average"),
+        ("Body mass index 30.", "large"),
+        ("BMI 4.", ""),
+        ("BMI 45-year-old.", ""),
+        ("Not obese.", ""),
+        ("Possible obesity.", ""),
+        ("Her mother was obese.", ""),
+        ("Thin sections of 1 mm.", ""),
+        ("The pancreas is thin.", ""),
+        ("Thin, 67-year-old woman.", "slim"),
+        ("Large body habitus.", "large"),
+        ("Body habitus: slim.", "slim"),
+        ("Paucity of visceral fat.", "slim"),
+        ("Scant mesenteric fluid.", ""),
+    ],
+)
+def test_habitus_is_that_of_the_patient_and_only_when_it_is_a_fact(text: str, habitus: str) -> None:
+    result = abstract_report(f"CT chest. {text}")
+    assert result.findings.habitus == habitus, result.understood
+    assert result.findings.organs == {}
+
+
+def test_the_first_habitus_stands_and_another_one_is_noted() -> None:
+    result = abstract_report("CT chest. Obese patient. BMI 22.")
+    assert result.findings.habitus == "large"
+    assert any("another habitus" in line for line in result.ignored)

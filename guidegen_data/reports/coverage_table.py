@@ -131,7 +131,7 @@ def _told(case: Findings, cells: tuple[Cell, ...]) -> list[set[Value]]:
         *(("status", Status(organ, status)) for organ, status in case.organs.items() if status != "normal"),
     }
     sites: set[Value] = {("site", Site(lesion.organ, lesion.site)) for lesion in case.lesions}
-    groups = [shared, sites]
+    groups = [shared | sites]
     for lesion in case.lesions:
         cell = next((c for c in cells if _holds(c, lesion.organ, lesion.site, lesion.size_mm)), None)
         if cell is not None:
