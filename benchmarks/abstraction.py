@@ -18,9 +18,9 @@ from benchmarks.paraphrases import PARTS, load_paraphrases
 from benchmarks.record import save
 from guidegen_data.anatomy import TORSO
 from guidegen_data.errors import GuideGenError
+from guidegen_data.models.language_model import load_abstractor
 from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings, Lesion
-from guidegen_data.reports.language_model import load_abstractor
 
 _SCAN_FIELDS = ("region", "phase", "sex", "age_decade", "habitus")
 _PAGE_CHARACTERS = 3000

@@ -62,6 +62,12 @@ class Tally:
         self.ratios: list[float] = []
         self.absent: list[bool] = []
 
+    def refuse(self, prompt: Prompt) -> None:
+        """Counts the lesions of a report that the abstraction refused."""
+        for lesion in prompt.truth.lesions:
+            self.verdicts[lesion.organ]["mis"] += 1
+            self.kinds["by hand" if prompt.by_hand else "template"]["mis"] += 1
+
     def add(self, prompt: Prompt, label_map: np.ndarray) -> None:
         """Judges one label map against what its report truly says."""
         anatomy = prompt.truth.anatomy
@@ -109,16 +115,21 @@ def main() -> None:
     pipe = GuideGenPipeline.from_pretrained(args.model)
     prompts = held_out_prompts(args.num, args.seed, pipe.anatomy)
     tally, num_added = Tally(), 0
-    for start in tqdm(range(0, len(prompts), _BATCH), desc="blocks", disable=None):
-        block = prompts[start : start + _BATCH]
+    refused = [p for p in prompts if p.understood is None]
+    for prompt in refused:  # a report that is refused gives no case: its lesions count as missing
+        tally.refuse(prompt)
+    read = [(p, p.understood) for p in prompts if p.understood is not None]
+    for start in tqdm(range(0, len(read), _BATCH), desc="blocks", disable=None):
+        block = read[start : start + _BATCH]
         seeds = [args.seed * 100_000 + start + b for b in range(len(block))]
-        label_maps, added = drawn_label_maps(pipe, [p.understood for p in block], seeds, args.how)
+        label_maps, added = drawn_label_maps(pipe, [understood for _, understood in block], seeds, args.how)
         num_added += added
-        for prompt, label_map in zip(block, label_maps, strict=True):
+        for (prompt, _), label_map in zip(block, label_maps, strict=True):
             tally.add(prompt, label_map)
     figures = {
         "how": args.how,
         "num_prompts": len(prompts),
+        "num_refused": len(refused),
         "num_by_hand": sum(p.by_hand for p in prompts),
         "num_added_by_rule": num_added,
         **tally.figures(),

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmarks.record import save
 from guidegen_data.cli.memory import keep_freed_memory
-from guidegen_data.metrics.plausibility import compare, mean_dice, neighbours, population, summary
+from guidegen_data.metrics.plausibility import compare, neighbours, population, summary
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.reports.sampling import sample_findings
 from guidegen_data.sources.prepared import case_paths, load_case
@@ -40,10 +40,16 @@ def generated(pipe: GuideGenPipeline, num: int, seed: int, num_steps: int | None
 
 
 def dice_table(a: list[np.ndarray], b: list[np.ndarray], num_classes: int, same: bool = False) -> np.ndarray:
-    """Mean Dice of every map of `a` with every map of `b` on the coarse grid, (len(a), len(b)); NaN on the diagonal
-    when both are the `same` list."""
-    small = [[m[::_COARSE, ::_COARSE, ::_COARSE] for m in maps] for maps in (a, b)]
-    table = np.array([[mean_dice(x, y, num_classes) for y in small[1]] for x in small[0]])
+    """Mean Dice over the classes that either holds, of every map of `a` with every map of `b` on the coarse grid,
+    (len(a), len(b)); NaN on the diagonal when both are the `same` list. One matrix product a class."""
+    flat = [np.stack([m[::_COARSE, ::_COARSE, ::_COARSE].ravel() for m in maps]) for maps in (a, b)]
+    total, held = np.zeros((2, len(a), len(b)))
+    for k in range(1, num_classes):
+        x, y = ((f == k).astype(np.float32) for f in flat)
+        sizes = x.sum(1)[:, None] + y.sum(1)[None]
+        total += 2 * (x @ y.T) / np.maximum(sizes, 1)
+        held += sizes > 0
+    table = total / np.maximum(held, 1)
     if same:
         np.fill_diagonal(table, np.nan)
     return table

@@ -5,26 +5,33 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import describe as of
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
+Describe = Callable[[dict[str, Any]], list[tuple[str, str]]]
 _BEGIN, _END = "<!-- figures: python -m benchmarks.tables -->", "<!-- end of figures -->"
 
 
 def tables() -> str:
     """Every table of the README, in Markdown, from the committed results."""
-    rows = ["| what | figure | how |", "|---|---|---|"]
-    for name, describe in _DESCRIBE.items():
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            record = json.loads(path.read_text())
-            rows += [f"| {what} | {figure} | `{record['command']}` |" for what, figure in describe(record["figures"])]
+    parts = []
+    for title, describers in _SECTIONS.items():
+        rows = []
+        for name, describe in describers.items():
+            path = RESULTS / f"{name}.json"
+            if path.exists():
+                record = json.loads(path.read_text())
+                rows += [f"| {what} | {fig} | `{record['command']}` |" for what, fig in describe(record["figures"])]
+        if rows:
+            parts += [f"**{title}**", "", "| what | figure | how |", "|---|---|---|", *rows, ""]
     machine = json.loads((RESULTS / "throughput.json").read_text())["machine"]
-    rows += ["", f"Timings: {machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, no accelerator."]
-    return "\n".join(rows)
+    parts.append(f"Timings: {machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, no accelerator.")
+    return "\n".join(parts)
 
 
 def _throughput(figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -57,23 +64,6 @@ def _autoencoder(figures: dict[str, Any]) -> list[tuple[str, str]]:
         for window, value in errors.items()
         if window in ("soft", "full")
     ]
-
-
-def _consistency(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    which = "network alone" if figures["network_alone"] else "held to the findings"
-    rows = [
-        (
-            f"lesions placed right / misplaced / missing, {which} (N = {figures['num_lesions']})",
-            f"{figures['Cacc']} / {figures['Cerr']} / {figures['Cmis']}",
-        )
-    ]
-    if figures["num_absent"]:
-        absent = f"organs absent when said absent, {which} (N = {figures['num_absent']})"
-        rows.append((absent, str(figures["absent_when_said_absent"])))
-    if figures["num_placed_right"]:
-        within = f"lesion diameter within 35 % of the request, {which} (N = {figures['num_placed_right']} placed right)"
-        rows.append((within, str(figures["diameter_within_35_percent"])))
-    return rows
 
 
 def _mask_networks(figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -116,16 +106,23 @@ def _ray_scaling(figures: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-_DESCRIBE = {
-    "mask_networks": _mask_networks,
-    "throughput": _throughput,
-    "autoencoder": _autoencoder,
-    "consistency_network_alone": _consistency,
-    "consistency": _consistency,
-    "posterior": _posterior,
-    "shard_writer": _shard_writer,
-    "crashes": _crashes,
-    "ray_scaling": _ray_scaling,
+_SECTIONS: dict[str, dict[str, Describe]] = {
+    "Time and memory": {"throughput": _throughput, "maisi": of.maisi, "mask_networks": _mask_networks},
+    "Does the label map show what the report says?": {
+        "consistency_system": of.consistency,
+        "consistency_anchored": of.consistency,
+        "consistency_network": of.consistency,
+        "organ_sizes": of.organ_sizes,
+        "abstraction": of.abstraction,
+    },
+    "Does it look like a person?": {
+        "plausibility": of.plausibility,
+        "mask_steps": of.mask_steps,
+        "posterior": _posterior,
+    },
+    "Does it look like a CT?": {"autoencoder": _autoencoder, "ct_quality": of.ct_quality},
+    "Shards": {"shard_writer": _shard_writer, "crashes": _crashes, "ray_scaling": _ray_scaling},
+    "Loading": {"loading": of.loading},
 }
 
 

@@ -20,10 +20,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from guidegen_data.anatomy import ANATOMIES, HEAD_NECK, TORSO
 from guidegen_data.cli import abstract
 from guidegen_data.errors import FindingsError, ModelError, ReportError
+from guidegen_data.models.language_model import LanguageModelAbstractor, disagreements, load_abstractor
 from guidegen_data.reports import forced_json
 from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings, Lesion
-from guidegen_data.reports.language_model import LanguageModelAbstractor, disagreements, load_abstractor
 
 REPORT = "CT abdomen with contrast. 24 mm hypodense mass in the left hepatic lobe. Status post splenectomy."
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the JSON. A GuideGenError when the file, the report or the chat model cannot be used."""
-    from guidegen_data.reports.language_model import load_abstractor
+    from guidegen_data.models.language_model import load_abstractor
 
     text = _read(args.file)
     result = load_abstractor(args.abstractor, args.device)(text, anatomy_named(args.anatomy))

@@ -15,6 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from guidegen_data.case import Case
 from guidegen_data.errors import GuideGenError, ShardError
@@ -163,5 +164,5 @@ def read_nifti(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
         image = nib.Nifti1Image.from_stream(io.BytesIO(isal_zlib.decompress(data, wbits=31)))
         return np.asanyarray(image.dataobj), np.asarray(image.affine, np.float64)
-    except (isal_zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
+    except (IsalError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise ValueError(f"damaged NIfTI: {error}") from error

@@ -1,0 +1,145 @@
+"""Rows of the README's tables for the figures of both stages: (what, figure) from a results file's figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Rows = list[tuple[str, str]]
+
+_WAYS = {
+    "system": "as users get it",
+    "anchored": "anchored, nothing added by rule",
+    "network": "network alone, no anchors, no constraint",
+}
+
+
+def consistency(figures: dict[str, Any]) -> Rows:
+    """Cacc / Cerr / Cmis, absence and diameter of one way."""
+    way = _WAYS[figures["how"]]
+    added = f", {figures['num_added_by_rule']} added by rule" if figures["how"] == "system" else ""
+    rows = [
+        (
+            f"lesions placed right / misplaced / missing, {way} (N = {figures['N']}{added})",
+            f"{figures['Cacc']} / {figures['Cerr']} / {figures['Cmis']}",
+        )
+    ]
+    by_hand = figures["by_wording"].get("by hand")
+    if by_hand:
+        shares = f"{by_hand['Cacc']} / {by_hand['Cerr']} / {by_hand['Cmis']}"
+        rows.append((f"the same, reports written by hand (N = {by_hand['N']})", shares))
+    if figures["num_absent"]:
+        rows.append(
+            (
+                f"organs absent when said absent, {way} (N = {figures['num_absent']})",
+                f"{figures['absent_when_said_absent']}",
+            )
+        )
+    if figures["num_placed_right"]:
+        within = f"lesion diameter within 35 % of the request, {way} (N = {figures['num_placed_right']})"
+        rows.append((within, f"{figures['diameter_within_35_percent']}"))
+    return rows
+
+
+def organ_sizes(figures: dict[str, Any]) -> Rows:
+    """Organs said to be enlarged or small; the three worst are named."""
+    organs = {n: r for n, r in figures["rows"].items() if not n.startswith("habitus")}
+    worst = sorted(organs, key=lambda n: organs[n]["right_direction"])[:3]
+    named = ", ".join(f"{n} {organs[n]['right_direction']}" for n in worst)
+    rows = [
+        (
+            f"organs said to be enlarged or small that are (N = {figures['N']}); the worst",
+            f"{figures['right_direction']}; {named}",
+        )
+    ]
+    habitus = figures["rows"].get("habitus large")
+    if habitus:
+        rows.append((f"large patients wider than slim ones (N = {habitus['N']})", f"{habitus['right_direction']}"))
+    return rows
+
+
+def plausibility(figures: dict[str, Any]) -> Rows:
+    """Shape figures against real maps, and the nearest training map."""
+    s, copying = figures["summary"], figures["copying"]
+    made, real = copying["nearest_training_dice_generated"], copying["nearest_training_dice_training"]
+    return [
+        (
+            f"generated label maps (N = {figures['num_generated']}) against deformed real ones: "
+            "error of volume / of roughness, mean |log2| over classes",
+            f"{s['volume_log2_error']} / {s['roughness_log2_error']}",
+        ),
+        ("pieces a class, generated / real", f"{s['pieces_ratio']}"),
+        (
+            "neighbours that must touch and do, generated / real",
+            f"{s['neighbours_touching']} / {figures['neighbours_touching_real']}",
+        ),
+        (
+            "Dice to the nearest training map, median: generated / training maps among themselves",
+            f"{made['median']} / {real['median']}",
+        ),
+        (
+            "pairwise Dice, median: generated / training maps",
+            f"{copying['pairwise_dice_generated']['median']} / {copying['pairwise_dice_training']['median']}",
+        ),
+    ]
+
+
+def mask_steps(figures: dict[str, Any]) -> Rows:
+    """Quality by the number of steps."""
+    steps = figures["steps"]
+    return [
+        (
+            f"stage 1 with {' / '.join(steps)} steps: lesions drawn at their site (N = {figures['num_lesions']})",
+            " / ".join(f"{r['lesions_drawn_at_their_site']}" for r in steps.values()),
+        ),
+        (
+            "the same: volume error, mean |log2| over classes",
+            " / ".join(f"{r['volume_log2_error']}" for r in steps.values()),
+        ),
+        ("the same: roughness error", " / ".join(f"{r['roughness_log2_error']}" for r in steps.values())),
+    ]
+
+
+def maisi(figures: dict[str, Any]) -> Rows:
+    """Seconds beside MAISI's networks."""
+    seconds = figures["seconds"]
+    return [
+        (
+            "one 128^3 CT from its label map, in the same run: ours / "
+            f"MAISI's networks as MONAI ships them, {figures['maisi_steps']} steps",
+            f"{seconds['ours, CT alone']['median']} / {seconds['MAISI, CT alone']['median']} s",
+        )
+    ]
+
+
+def ct_quality(figures: dict[str, Any]) -> Rows:
+    """HU and texture inside organs."""
+    rows: Rows = []
+    for name, setting in figures["settings"].items():
+        apart = setting["median_difference_hu"]
+        shown = ", ".join(f"{n} {apart[n]:+}" for n in ("liver", "spleen", "kidney", "aorta", "lung") if n in apart)
+        rows.append((f"median HU, generated minus real, {name} (N = {figures['num']})", shown))
+        ratios = f"{setting['median_step_ratio']} / {setting['median_spread_ratio']}"
+        rows.append(("slice-to-slice difference / spread inside organs, generated over real", ratios))
+        if "liver_noise_power" in setting:
+            rows.append(
+                ("noise power in the liver, generated over real", f"{setting['liver_noise_power']['total_ratio']}")
+            )
+    return rows
+
+
+def abstraction(figures: dict[str, Any]) -> Rows:
+    """Reports by hand that were understood in every field, by set."""
+    sets = {name: f for name, f in figures.items() if isinstance(f, dict) and "exact_share" in f}
+    sizes = " / ".join(str(f["reports"]) for f in sets.values())
+    shares = " / ".join(f"{f['exact_share']}" for f in sets.values())
+    return [(f"reports by hand understood in every field, {' / '.join(sets)} set (N = {sizes})", shares)]
+
+
+def loading(figures: dict[str, Any]) -> Rows:
+    """Decoding beside nibabel, streaming beside webdataset."""
+    return [
+        (
+            "cases loaded a second: GuideGenDataset over plain nibabel / in order over webdataset",
+            f"{figures['random_access_over_nibabel']} / {figures['streaming_over_webdataset']}",
+        )
+    ]
