@@ -164,5 +164,5 @@ def read_nifti(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
         image = nib.Nifti1Image.from_stream(io.BytesIO(isal_zlib.decompress(data, wbits=31)))
         return np.asanyarray(image.dataobj), np.asarray(image.affine, np.float64)
-    except (IsalError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
+    except (IsalError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:  # type: ignore[misc]
         raise ValueError(f"damaged NIfTI: {error}") from error
