@@ -209,3 +209,15 @@ def test_weights_that_cannot_be_used_are_refused_by_name(text: str, word: str, t
 def test_weights_that_leave_no_choice_are_refused() -> None:
     with pytest.raises(ReportError, match="no choice"):
         sample_findings(np.random.default_rng(0), weights={"region": {"chest": 0}})
+
+
+def test_no_lesion_is_drawn_where_the_field_does_not_reach() -> None:
+    drawn = [sample_findings(np.random.default_rng(i)) for i in range(3000)]
+    pelvic = [f.region for f in drawn for lesion in f.lesions if lesion.site in ("sigmoid", "rectum")]
+    assert len(pelvic) > 50
+    assert set(pelvic) == {"abdomen and pelvis"}
+
+
+def test_a_site_out_of_field_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ReportError, match="unknown name 'tail'"):
+        check_weights({"out_of_field": {"abdomen": {"colon": ["tail"]}}}, TORSO, "mine")

@@ -63,11 +63,13 @@ def _lesions(
     count: int,
 ) -> tuple[Lesion, ...]:  # fmt: skip
     tables = weights.get("place", {})
+    hidden = weights.get("out_of_field", {}).get(region, {})
     odds = {
         (organ.name, site): float(tables.get(organ.name, {}).get(site, 0 if tables else 1))
         for organ in anatomy.organs
         for site in organ.sites
         if organ.name in anatomy.region_organs[region] and organs.get(organ.name) != "absent"
+        if site not in hidden.get(organ.name, ())
     }
     if not any(odds.values()):
         return ()

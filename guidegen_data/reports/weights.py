@@ -72,8 +72,14 @@ def check_weights(weights: Mapping[str, Any], anatomy: Anatomy, source: str) -> 
                 _check_odds(odds, nested[key][name], f"{name!r} in {where}")
         elif key == "coverage_mm":
             _check_bounds(table, where)
+        elif key == "out_of_field":
+            _check_names(table, anatomy.regions, where)
+            for region, hidden in table.items():
+                _check_names(hidden, organs, f"{region!r} in {where}")
+                for organ, sites in hidden.items():
+                    _check_names(dict.fromkeys(sites), organs[organ].sites, f"{organ!r} of {region!r} in {where}")
         else:
-            known = ", ".join([*flat, *nested, "coverage_mm"])
+            known = ", ".join([*flat, *nested, "coverage_mm", "out_of_field"])
             raise ReportError(f"unknown table {where}; known: {known}.")
     for name in weights.get("size_mm", {}):
         size = size_table(weights, name)
