@@ -139,3 +139,30 @@ def test_pre_training_and_fine_tuning_share_the_baselines_epochs(trainer, monkey
         monkeypatch.setenv("GUIDEGEN_NNUNET_PRETRAIN_SHARE", str(share))
         kinds = (nnUNetTrainerGuideGenPretrain, nnUNetTrainerGuideGenFinetune)
         assert tuple(trainer(0, kind).num_epochs for kind in kinds) == expected
+
+
+def test_fine_tuning_that_does_not_start_from_its_pre_training_is_refused(trainer, world, monkeypatch):
+    # Fold 1, so that no training of another test is met.
+    def finetune(weights: dict | None = None):
+        model = trainer(1, nnUNetTrainerGuideGenFinetune)
+        model.initialize()
+        if weights is not None:
+            model.network.load_state_dict(weights, strict=False)
+        return model
+
+    with pytest.raises(NnUNetError, match="expected a finished pre-training"):
+        finetune().on_train_start()
+    pretraining = trainer(1, nnUNetTrainerGuideGenPretrain)
+    pretraining.initialize()
+    weights = pretraining.network.state_dict()
+    record = {"num_epochs": 500, "num_iterations_per_epoch": 250}
+    path = Path(pretraining.output_folder) / "checkpoint_final.pth"
+    torch.save({"network_weights": weights, "init_args": {"guidegen": record}}, path)
+    with pytest.raises(NnUNetError, match=r"add -pretrained_weights .*checkpoint_final"):
+        finetune().on_train_start()
+    transferred = {name: value for name, value in weights.items() if ".seg_layers." not in name}
+    monkeypatch.setenv("GUIDEGEN_NNUNET_PRETRAIN_SHARE", "0.25")
+    with pytest.raises(NnUNetError, match="together would take 312500 iterations, the baseline takes 250000"):
+        finetune(transferred).on_train_start()
+    monkeypatch.setenv("GUIDEGEN_NNUNET_PRETRAIN_SHARE", "0.5")
+    assert finetune(transferred)._check()["pretrained"] == record
