@@ -12,7 +12,9 @@ if (
     _spec = importlib.util.spec_from_file_location("torchvision_shim", _SHIM / "sitecustomize.py")
     assert _spec
     assert _spec.loader
-    _spec.loader.exec_module(importlib.util.module_from_spec(_spec))
+    _shim = importlib.util.module_from_spec(_spec)
+    sys.modules["torchvision_shim"] = _shim  # held: with the module the operators it defines would go, too
+    _spec.loader.exec_module(_shim)
 # Worker processes and nnU-Net's own commands need it too.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SHIM), os.environ.get("PYTHONPATH", ""))))
 
