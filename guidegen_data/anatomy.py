@@ -51,8 +51,28 @@ class FindingOrgan:
 
 
 @dataclass(frozen=True)
+class LesionFrame:
+    """Sites of lesions that grow in no labelled organ, in mm from the middle of the field; see `sites_frame.py`.
+
+    Within `central_mm` of the midline a lesion is central. `levels_mm` are the bounds between the sites, from the top
+    down; `extent_mm` the range along x, y, z that lesions lie in; `host` the class they take their voxels from.
+    """
+
+    central_mm: float
+    levels_mm: tuple[float, ...]
+    extent_mm: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    host: str = "background"
+
+
+@dataclass(frozen=True)
 class Anatomy:
-    """A label table with ids 0..K-1 and the vocabulary of findings over it."""
+    """A label table with ids 0..K-1 and the vocabulary of findings over it.
+
+    The last four entries are measured on a population, by `guidegen prepare` for a table of your own: the usual centre
+    of each class from the middle of the field, the volumes in ml below which an organ is small and above which it is
+    enlarged, the body width in mm from which on a region is shown (the largest that fits counts), and the body area in
+    cm2 of an axial slice, measured in the middle fifth of the field, below which a patient is slim, above which large.
+    """
 
     name: str
     classes: tuple[OrganClass, ...]
@@ -65,6 +85,11 @@ class Anatomy:
     region_organs: Mapping[str, frozenset[str]] = field(default_factory=dict)
     #: Below the first trunk width in mm a patient is slim, above the second large; see `habitus.py`.
     habitus_mm: tuple[float, float] = (275.0, 318.0)
+    frame: LesionFrame | None = None
+    layout_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    size_ml: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    region_width_mm: Mapping[str, float] = field(default_factory=dict)
+    habitus_cm2: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         ids = [c.id for c in self.classes]
@@ -108,18 +133,25 @@ class Anatomy:
         return self.organ[name]
 
     def lookup(self, source_classes: Mapping[int, str]) -> tuple[np.ndarray, list[str]]:
-        """A uint8 table of 256 entries from source label id to ours, and the source names that have no place in it."""
-        wanted = {s: c.id for c in self.classes for s in (c.name, *c.sources)}
+        """A uint8 table of 256 entries from source label id to ours, and the source names that have no place in it.
+
+        Names are compared without regard to case, spaces, hyphens and underscores.
+        """
+        wanted = {_plain(s): c.id for c in self.classes for s in (c.name, *c.sources)}
         table = np.zeros(256, np.uint8)
         unmapped = []
         for source_id, name in source_classes.items():
             if not 0 <= int(source_id) < 256:
                 raise AnatomyError(f"source label ids must be 0..255, got {source_id} for {name!r}.")
-            if name in wanted:
-                table[int(source_id)] = wanted[name]
+            if _plain(name) in wanted:
+                table[int(source_id)] = wanted[_plain(name)]
             elif name != "background":
                 unmapped.append(name)
         return table, unmapped
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace(" ", "").replace("-", "")
 
 
 def _sides(name: str) -> tuple[str, ...]:
@@ -203,26 +235,61 @@ TORSO = Anatomy(
     },
 )
 
+# Ranges, places and sizes as `guidegen prepare` measured them on the 170 training patients of OpenKBP.
 _HEAD_NECK_CLASSES = (
     OrganClass(0, "background", (), (-1024, 3000), (0, 1e9), (0, 0, 0)),
-    OrganClass(1, "brainstem", ("Brainstem",), (0, 80), (8, 50), (140, 224, 228)),
-    OrganClass(2, "spinal cord", ("SpinalCord",), (0, 120), (5, 60), (244, 214, 49)),
-    OrganClass(3, "right parotid", ("RightParotid",), (-100, 150), (8, 90), (128, 174, 128)),
-    OrganClass(4, "left parotid", ("LeftParotid",), (-100, 150), (8, 90), (106, 160, 90)),
-    OrganClass(5, "esophagus", ("Esophagus",), (-200, 120), (2, 60), (211, 171, 143)),
-    OrganClass(6, "larynx", ("Larynx",), (-400, 150), (5, 90), (150, 98, 83)),
-    OrganClass(7, "mandible", ("Mandible",), (200, 1400), (20, 140), (253, 232, 158)),
-    OrganClass(8, "ptv70", ("PTV70",), (-200, 200), (10, 1200), (144, 238, 60)),
+    OrganClass(1, "brainstem", ("Brainstem",), (-48, 51), (2.77, 67.1), (140, 224, 228)),
+    OrganClass(2, "spinal cord", ("SpinalCord",), (-58, 72), (2.67, 85.6), (244, 214, 49)),
+    OrganClass(3, "right parotid", ("RightParotid",), (-145, 120), (2.08, 87.3), (128, 174, 128)),
+    OrganClass(4, "left parotid", ("LeftParotid",), (-158, 122), (3.53, 80.6), (106, 160, 90)),
+    OrganClass(5, "esophagus", ("Esophagus",), (-871, 413), (1.56, 60.3), (211, 171, 143)),
+    OrganClass(6, "larynx", ("Larynx",), (-714, 238), (0.27, 96.4), (150, 98, 83)),
+    OrganClass(7, "mandible", ("Mandible",), (238, 1162), (13.52, 164.5), (253, 232, 158)),
+    OrganClass(8, "ptv70", ("PTV70",), (-185, 149), (20.61, 1867.7), (144, 238, 60)),
+)
+
+_LEVELS = ("upper third", "middle third", "lower third")
+_HEAD_NECK_ORGANS = (
+    # A contour of the cord ends where the contouring did: its volume says nothing.
+    *(
+        FindingOrgan(c.name, c.name, statuses=("normal", "absent") if c.name == "spinal cord" else _REMOVABLE)
+        for c in _HEAD_NECK_CLASSES
+        if 0 < c.id < 8
+    ),
+    FindingOrgan("right hemineck", "background", "right", sites=_LEVELS),
+    FindingOrgan("left hemineck", "background", "left", sites=_LEVELS),
+    FindingOrgan("central neck", "background", sites=_LEVELS),
 )
 
 HEAD_NECK = Anatomy(
     name="head-neck",
     classes=_HEAD_NECK_CLASSES,
-    organs=tuple(FindingOrgan(c.name, c.name, statuses=_REMOVABLE) for c in _HEAD_NECK_CLASSES if 0 < c.id < 8),
-    regions=("head and neck",),
+    organs=_HEAD_NECK_ORGANS,
+    # Planning CTs are whole, or cut down to the treated part of the neck: air outside it.
+    regions=("head and neck", "neck"),
     lesion_class="ptv70",
-    spacing_mm=(4.0, 4.0, 2.5),
-    region_organs={"head and neck": frozenset(c.name for c in _HEAD_NECK_CLASSES if 0 < c.id < 8)},
+    spacing_mm=(2.5, 2.5, 2.5),
+    region_organs=dict.fromkeys(("head and neck", "neck"), frozenset(o.name for o in _HEAD_NECK_ORGANS)),
+    frame=LesionFrame(12.0, (51.0, 25.0), ((-68.0, 68.0), (-36.0, 76.0), (-51.0, 108.0))),
+    layout_mm={
+        "brainstem": (0.2, -16.3, 113.8),
+        "spinal cord": (0.0, -36.1, -13.7),
+        "right parotid": (58.7, 9.0, 76.3),
+        "left parotid": (-59.5, 8.8, 77.4),
+        "esophagus": (-2.8, -16.1, -65.9),
+        "larynx": (-0.3, 20.0, -4.0),
+        "mandible": (0.3, 56.5, 62.4),
+    },
+    size_ml={
+        "brainstem": (18.48, 31.15),
+        "right parotid": (16.67, 33.91),
+        "left parotid": (14.77, 35.94),
+        "esophagus": (6.63, 18.01),
+        "larynx": (6.54, 34.49),
+        "mandible": (38.59, 75.61),
+    },
+    region_width_mm={"neck": 0.0, "head and neck": 285.0},
+    habitus_cm2=(144.2, 217.9),
 )
 
 ANATOMIES = {a.name: a for a in (TORSO, HEAD_NECK)}

@@ -17,10 +17,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from guidegen_data.anatomy import Anatomy
-from guidegen_data.lesions import MIN_LESION_VOXELS, find_lesions, lesion_mask, longest_diameter_mm
+from guidegen_data.lesions import MIN_LESION_VOXELS, find_lesions, lesion_mask, lesion_room, lesion_size_mm
 from guidegen_data.models.anchors import Placement, anchor_balls
 from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
-from guidegen_data.sites import site_mask, site_of
+from guidegen_data.sites import site_of
 
 _TRIES = 8
 #: A lesion of this diameter gets the strength itself as its push.
@@ -97,7 +97,9 @@ class LesionPlacer:
                 continue
             organ = asked.anatomy.organ_of(lesion.organ)
             shown = _with_likely(labels, belief, asked.anatomy.id_of(organ.class_name))
-            allowed = site_mask(shown, spacing, organ, lesion.site, asked.anatomy) & ~ndimage.binary_dilation(new)
+            allowed = lesion_room(
+                shown, spacing, organ, lesion.site, lesion.size_mm, asked.anatomy
+            ) & ~ndimage.binary_dilation(new)
             mask = lesion_mask(allowed, max(lesion.size_mm, 2 * spacing[0]), spacing, rng)
             if mask is not None:
                 new |= mask
@@ -160,13 +162,13 @@ def _fitting_lesion(
     rng: np.random.Generator,
 ) -> np.ndarray | None:
     """The try whose longest diameter is nearest to the request, among those that lie at the asked site."""
-    allowed = site_mask(label_map, spacing_mm, lesion.organ, lesion.site, anatomy)
+    allowed = lesion_room(label_map, spacing_mm, lesion.organ, lesion.site, lesion.size_mm, anatomy)
     best, error = None, np.inf
     for attempt in range(_TRIES):
         mask = lesion_mask(allowed, lesion.size_mm * 0.95**attempt, spacing_mm, rng, tries=3)
         if mask is None or mask.sum() < MIN_LESION_VOXELS:
             continue
-        off = abs(longest_diameter_mm(mask, spacing_mm) - lesion.size_mm) / lesion.size_mm
+        off = abs(lesion_size_mm(mask, spacing_mm, anatomy) - lesion.size_mm) / lesion.size_mm
         if off < error and site_of(mask, label_map, spacing_mm, anatomy) == (lesion.organ, lesion.site):
             best, error = mask, off
         if error < 0.15:

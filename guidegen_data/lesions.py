@@ -9,9 +9,10 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
-from guidegen_data.anatomy import Anatomy
+from guidegen_data.anatomy import Anatomy, FindingOrgan
 from guidegen_data.errors import AnatomyError
-from guidegen_data.sites import site_of
+from guidegen_data.sites import site_mask, site_of
+from guidegen_data.sites_frame import frame_site_mask, lesion_reach_mm
 
 #: Components of fewer voxels are no lesions.
 MIN_LESION_VOXELS = 4
@@ -39,7 +40,7 @@ def find_lesions(label_map: np.ndarray, anatomy: Anatomy, spacing_mm: tuple[floa
                 organ, site = site_of(mask, label_map, spacing_mm, anatomy)
             except AnatomyError:  # no organ that may hold a lesion is in the map
                 organ, site = "", ""
-            found.append(FoundLesion(organ, site, longest_diameter_mm(mask, spacing_mm), mask))
+            found.append(FoundLesion(organ, site, lesion_size_mm(mask, spacing_mm, anatomy), mask))
     return found
 
 
@@ -55,6 +56,31 @@ def longest_diameter_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float]
         except QhullError:  # all in one plane
             points = points[:: max(1, len(points) // 500)]
     return width + (float(pdist(points).max()) if len(points) > 1 else 0.0)
+
+
+def lesion_size_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float], anatomy: Anatomy) -> float:
+    """The diameter that a report of this anatomy tells: the longest one; in a frame, that of a sphere of its volume.
+
+    A target volume winds along the neck: its longest diameter says little of its size.
+    """
+    if anatomy.frame is None:
+        return longest_diameter_mm(mask, spacing_mm)
+    return float(np.cbrt(6 / np.pi * np.count_nonzero(mask) * np.prod(spacing_mm)))
+
+
+def lesion_room(
+    label_map: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    organ: FindingOrgan | str,
+    site: str,
+    size_mm: float,
+    anatomy: Anatomy,
+) -> np.ndarray:
+    """Voxels that a lesion at a site may take, bool (X, Y, Z): the site; in a frame, what such a lesion reaches too."""
+    if anatomy.frame is None:
+        return site_mask(label_map, spacing_mm, organ, site, anatomy)
+    entry = anatomy.organ_of(organ) if isinstance(organ, str) else organ
+    return frame_site_mask(label_map, spacing_mm, entry, site, anatomy, grown_mm=lesion_reach_mm(size_mm))
 
 
 def lesion_mask(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guidegen_data import __version__
 from guidegen_data.anatomy import Anatomy, anatomy_named
+from guidegen_data.anatomy_files import FILE_NAME, read_anatomy
 from guidegen_data.case import Case, centred_affine
 from guidegen_data.cleanup import clean_up
 from guidegen_data.diffusion.categorical import CategoricalScheduler
@@ -85,6 +86,8 @@ class GuideGenPipeline(DiffusionPipeline):
         Raises ModelError when there is no such model, or a file of it is missing, truncated or not safetensors.
         """
         folder = model_folder(name_or_path)
+        if (folder / FILE_NAME).exists():
+            read_anatomy(folder / FILE_NAME)
         try:
             pipe = super().from_pretrained(folder, use_safetensors=True, local_files_only=True, **kwargs)
         except Exception as error:  # diffusers and safetensors raise many kinds for a damaged folder

@@ -61,12 +61,13 @@ def organ_volumes_ml(case: Case) -> dict[str, float]:
 
 def _check_mending(case: Case) -> Iterator[dict[str, Any]]:
     """Only for cases whose provenance tells what was done to their label map."""
-    if "cleaned_voxels" in case.provenance:
-        removed = sum(case.provenance["cleaned_voxels"].values())
+    made = case.provenance.get("generation", case.provenance)  # where a shard's metadata keeps it
+    if "cleaned_voxels" in made:
+        removed = sum(made["cleaned_voxels"].values())
         limit = round(SPECK_SHARE * int((case.label_map > 0).sum()))
         yield _check("voxels given away as specks", removed, (0, limit))
-    if "lesions_added" in case.provenance:
-        added = case.provenance["lesions_added"]
+    if "lesions_added" in made:
+        added = made["lesions_added"]
         yield _check("lesions added by rule", added, (0, len(case.findings.lesions)))
 
 

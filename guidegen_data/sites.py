@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from guidegen_data.anatomy import TORSO, Anatomy, FindingOrgan
 from guidegen_data.errors import AnatomyError
+from guidegen_data.sites_frame import frame_site_mask, frame_site_of
 
 Spacing = tuple[float, float, float]
 
@@ -45,6 +46,8 @@ def site_mask(
         raise AnatomyError(
             f"the {entry.name} has the sites {', '.join(map(repr, entry.sites)) or 'none'}, not {site!r}."
         )
+    if anatomy.frame is not None and entry.class_name == anatomy.frame.host:
+        return frame_site_mask(label_map, spacing_mm, entry, site, anatomy)
     mask = label_map == anatomy.id_of(entry.class_name)
     if not mask.any() or not (entry.side or site):
         return mask
@@ -68,6 +71,8 @@ def site_of(
     """
     if not lesion.any():
         raise AnatomyError("a lesion must hold at least one voxel to have a site, got an empty mask.")
+    if anatomy.frame is not None:
+        return frame_site_of(lesion, label_map, spacing_mm, anatomy)
     host = _host(lesion, label_map, anatomy)
     others = np.where(lesion & (label_map == anatomy.lesion_id), 0, label_map)
     restored = np.where(lesion, np.uint8(host), without_lesions(others, anatomy))

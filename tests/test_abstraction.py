@@ -387,11 +387,12 @@ def test_a_label_table_of_ones_own_is_read_by_its_own_names() -> None:
     assert lexicon.organs_of("wing", "both") == organs[:2]
 
 
-def test_the_head_and_neck_table_takes_statuses_and_has_no_lesion_hosts() -> None:
-    text = "CT head and neck. Status post laryngectomy. The left parotid gland is atrophic."
-    findings = abstract_report(text, HEAD_NECK).findings
+def test_the_head_and_neck_table_takes_statuses_and_targets_by_side_and_level() -> None:
+    text = "CT head and neck. Status post laryngectomy. The left parotid gland is atrophic. "
+    findings = abstract_report(text + "PTV70 of 8 cm in the left upper neck.", HEAD_NECK).findings
     assert findings.region == "head and neck"
-    assert facts(findings) == ["larynx absent", "left parotid small"]
+    assert facts(findings) == ["larynx absent", "left hemineck/upper third 80", "left parotid small"]
+    assert abstract_report("CT neck. No mass.", HEAD_NECK).findings.region == "neck"
     with pytest.raises(GuideGenError):
         abstract_report("2 cm mass in the larynx.", HEAD_NECK)
 

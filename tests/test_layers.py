@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parent.parent / "guidegen_data"
 # From the bottom up. A part may import the parts of lower rows, and of its own row where that makes no circle.
 ROWS = [
     {"errors"},
-    {"anatomy"},
+    {"anatomy", "anatomy_files"},
     {"diffusion", "reports", "case", "habitus"},
-    {"models", "sites", "lesions", "grounding", "cleanup", "quality", "preview"},
+    {"models", "sites", "sites_frame", "lesions", "grounding", "cleanup", "quality", "preview"},
     {"pipeline", "sources", "label_maps"},
     {"dataset", "shards", "training", "metrics"},
     {"cli"},

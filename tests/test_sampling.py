@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guidegen_data.anatomy import ANATOMIES, HEAD_NECK, TORSO
+from guidegen_data.anatomy_files import register
 from guidegen_data.errors import FindingsError, ReportError
 from guidegen_data.reports.coverage import coverage_cells, coverage_statuses
 from guidegen_data.reports.coverage_table import coverage_table
@@ -155,9 +157,12 @@ def test_weights_without_a_table_of_habitus_draw_it_evenly() -> None:
 
 def test_an_anatomy_without_lesion_hosts_is_covered_by_its_statuses() -> None:
     rng = np.random.default_rng(3)
-    cases = [sample_findings(rng, HEAD_NECK, "coverage", i) for i in range(40)]
+    organs = tuple(replace(o, sites=()) for o in HEAD_NECK.organs)
+    bare = register(replace(HEAD_NECK, name="no-hosts", organs=organs))
+    cases = [sample_findings(rng, bare, "coverage", i) for i in range(40)]
+    del ANATOMIES["no-hosts"]
     assert {(o, s) for f in cases for o, s in f.organs.items()} == {
-        (o.name, s) for o in HEAD_NECK.organs for s in o.statuses if s != "normal"
+        (o.name, s) for o in organs for s in o.statuses if s != "normal"
     }
 
 
@@ -167,7 +172,9 @@ def test_an_unknown_mode_is_refused() -> None:
 
 
 def test_the_packaged_weights_pass_their_own_check() -> None:
-    check_weights(packaged_weights(TORSO), TORSO, "prevalence.yaml")
+    for anatomy in (TORSO, HEAD_NECK):
+        assert packaged_weights(anatomy)
+        check_weights(packaged_weights(anatomy), anatomy, "prevalence.yaml")
 
 
 def test_weights_of_a_file_are_followed(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("masks", type=Path, help="run folder of stage 1")
     parser.add_argument("slices", type=Path, help="run folder of stage 2 (holds its autoencoder)")
     parser.add_argument("out", type=Path, help="model folder to write: safetensors in half precision")
-    parser.add_argument("--anatomy", default="torso", help="label table (default torso)")
+    parser.add_argument(
+        "--anatomy", default="torso", help="label table: torso, head-neck or a YAML file (default torso)"
+    )
     parser.add_argument("--steps-mask", type=int, default=16, help="default steps of stage 1 (default 16)")
     parser.add_argument("--steps-ct", type=int, default=3, help="default steps a slice (default 3)")
     parser.add_argument("--last-timestep", type=int, default=130, help="start of the final step (default 130)")
@@ -27,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+    from guidegen_data.anatomy_files import FILE_NAME, anatomy_from, write_anatomy
     from guidegen_data.errors import ModelError
     from guidegen_data.models.autoencoder import CTAutoencoder
     from guidegen_data.models.mask_sampler import MaskSampler
@@ -36,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
         raise ModelError(f"{args.out} holds something that is no model; choose an empty folder.")
+    anatomy = anatomy_from(args.anatomy)
     masks = load_part(MaskSampler, args.masks / "model")
     pipe = GuideGenPipeline(
         masks,
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         load_part(CTAutoencoder, args.slices / "autoencoder"),
         load_part(SliceGenerator, args.slices / "model"),
         FlowMatchEulerDiscreteScheduler(),
-        anatomy_name=args.anatomy,
+        anatomy_name=anatomy.name,
         num_steps_mask=args.steps_mask,
         num_steps_ct=args.steps_ct,
         guidance=args.guidance,
@@ -51,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     for part in (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator):
         torch.nn.Module.to(part, torch.float16)
     pipe.save_pretrained(args.out, safe_serialization=True)
+    write_anatomy(anatomy, args.out / FILE_NAME)
     for config in args.out.glob(
         "*/config.json"
     ):  # diffusers notes the folder a part came from: this machine's business

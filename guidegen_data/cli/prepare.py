@@ -5,34 +5,97 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "turn a folder of real CTs and label maps into training cases with findings"
+HELP = "turn a data set of real CTs and label maps into training cases with findings"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `guidegen prepare`."""
     parser.description = (
-        "Deforms real label maps and their CTs into many training cases: pose, organ sizes, removed organs, contrast "
-        "phase, implanted lesions; the findings of each are written from what was done and measured. Running the same "
-        "command again makes what is missing."
+        "Brings every CT and its labels into the model's field (RAS+, resampled, cropped about the organs), measures "
+        "the findings and writes reports from them, splits by patient, and tells what was refused. With --num, a "
+        "handful of volumes is deformed into many cases instead. Running the same command again makes what is missing."
     )
-    parser.add_argument("layout", choices=["nifti"], help="how SRC is laid out: NAME_ct.nii.gz and NAME_label.nii.gz")
-    parser.add_argument("src", type=Path, help="folder of volumes, with one *classes.json naming the label ids")
+    parser.add_argument(
+        "layout",
+        choices=["nifti", "totalsegmentator", "nnunet", "openkbp"],
+        help="nifti: NAME_ct and NAME_label; totalsegmentator: CASE/ct and CASE/segmentations/CLASS; nnunet: a raw "
+        "DatasetNNN_NAME; openkbp: provided-data as downloaded",
+    )
+    parser.add_argument("src", type=Path, help="folder of the data set")
     parser.add_argument("out", type=Path, help="folder for the training cases")
-    parser.add_argument("--classes", type=Path, help="JSON file of label id to class name (TotalSegmentator names)")
-    parser.add_argument("--num", type=int, default=600, help="number of training cases (default 600)")
+    parser.add_argument(
+        "--anatomy", help="label table: torso, head-neck or a YAML file (default: torso; openkbp: head-neck)"
+    )
+    parser.add_argument("--classes", type=Path, help="nifti: JSON file of label id to class name")
+    parser.add_argument(
+        "--map", nargs="*", default=[], metavar="SOURCE=CLASS", help="source class names to take as ours"
+    )
+    parser.add_argument(
+        "--augment", type=int, default=0, metavar="N", help="mildly warped copies of each training case"
+    )
+    parser.add_argument("--validation-share", type=float, default=0.15, help="of the patients, where no split is given")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--only", type=int, metavar="N", help="the first N cases of the data set")
+    parser.add_argument("--num", type=int, help="nifti: deform the volumes into so many cases")
+    parser.add_argument(
+        "--phantoms", type=int, default=0, metavar="N", help="with --num: so many procedural torsos as well"
+    )
     parser.add_argument("--seed", type=int, default=0, help="case i depends on (seed, i) alone (default 0)")
-    parser.add_argument("--leave-out", nargs="*", default=[], metavar="NAME", help="volumes to keep aside")
+    parser.add_argument("--leave-out", nargs="*", default=[], metavar="NAME", help="with --num: volumes to keep aside")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepares and prints how many cases there are."""
+    """Prepares and prints how many cases there are, and what was not used."""
+    from guidegen_data.errors import SourceError
+
+    if args.num is not None:
+        if args.layout != "nifti":
+            raise SourceError(f"--num deforms the volumes of the nifti layout, not of {args.layout}; leave --num out.")
+        return _deform(args)
+    if args.leave_out or args.phantoms:
+        raise SourceError("--leave-out and --phantoms go with --num; real cases are split by patient.")
+    return _real(args)
+
+
+def _deform(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from guidegen_data.sources.prepared import PrepareConfig, prepare
 
-    config = PrepareConfig(args.src.name, args.num, args.seed, tuple(args.leave_out))
+    config = PrepareConfig(args.src.name, args.num, args.seed, tuple(args.leave_out), num_phantoms=args.phantoms)
     steps = prepare(args.src, args.out, config, args.classes)
     for _ in tqdm(steps, total=args.num, desc="preparing", unit="case", disable=None):
         pass
     print(f"{args.num} training cases in {args.out}")
+    return 0
+
+
+def _real(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from guidegen_data.anatomy_files import anatomy_from
+    from guidegen_data.errors import SourceError
+    from guidegen_data.sources.real import RealConfig, prepare_real
+    from guidegen_data.sources.summary import write_summary
+
+    anatomy = anatomy_from(args.anatomy or ("head-neck" if args.layout == "openkbp" else "torso"))
+    if wrong := [pair for pair in args.map if pair.count("=") != 1]:
+        raise SourceError(f"--map takes SOURCE=CLASS, got {wrong[0]!r}.")
+    renamed = dict(pair.split("=") for pair in args.map)
+    for name in renamed.values():
+        anatomy.id_of(name)
+    config = RealConfig(
+        args.layout, args.src.name, anatomy.name, args.augment, args.validation_share, args.seed, renamed
+    )
+    bar, stage = None, ""
+    for stage_now, total, _ in prepare_real(args.src, args.out, config, anatomy, args.classes, args.workers, args.only):
+        if stage_now != stage:
+            if bar is not None:
+                bar.close()
+            bar, stage = tqdm(total=total, desc=stage_now, unit="case", disable=None), stage_now
+        if bar is not None:
+            bar.update()
+    if bar is not None:
+        bar.close()
+    print(write_summary(args.out))
     return 0

@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="autoencoder: folder of CTs; masks, slices: prepared folder")
     parser.add_argument("run", type=Path, help="folder of this run")
     parser.add_argument("--autoencoder", type=Path, help="run folder of the trained autoencoder (needed by slices)")
-    parser.add_argument("--anatomy", default="torso", help="label table (default torso)")
+    parser.add_argument(
+        "--anatomy", help="label table: torso, head-neck or a YAML file (default: the prepared folder's)"
+    )
     parser.add_argument("--recipe", default="small", help="tiny, small or base (default small)")
     parser.add_argument("--num-steps", type=int, help="train for so many steps instead of the recipe's")
     parser.add_argument("--leave-out", nargs="*", default=[], metavar="NAME", help="autoencoder: CTs to keep aside")
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from guidegen_data.anatomy import anatomy_named
+    from guidegen_data.anatomy_files import FILE_NAME, anatomy_from
     from guidegen_data.cli.memory import keep_freed_memory
     from guidegen_data.training.recipes import recipe_named
 
@@ -41,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    anatomy = anatomy_named(args.anatomy)
+    held = args.data / FILE_NAME
+    anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
     stage = recipe_named(args.recipe).stage(args.stage)
     if args.num_steps:
         stage = replace(stage, fit=replace(stage.fit, num_steps=args.num_steps))

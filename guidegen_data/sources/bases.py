@@ -10,6 +10,7 @@ import numpy as np
 
 from guidegen_data.anatomy import TORSO, Anatomy
 from guidegen_data.errors import SourceError
+from guidegen_data.sources.phantom import phantom
 from guidegen_data.sources.volumes import Volume, read_ct, read_pair, read_volume, resample_ct, without_table
 
 #: TotalSegmentator classes that are bone but not in our table; contrast never changes them.
@@ -113,3 +114,19 @@ def _landmarks(ids: np.ndarray, names: dict[str, int], spacing_z_mm: float) -> d
         if heights.size:
             marks[mark] = float(pick(heights)) * spacing_z_mm
     return marks
+
+
+def phantom_base(seed: int, number: int) -> Base:
+    """A procedural torso as a further base: a function of (seed, number) alone, its region drawn too."""
+    rng = np.random.default_rng([seed, number, 7])
+    region = str(rng.choice(TORSO.regions))
+    labels, ct = phantom(rng, region)
+    apex = np.flatnonzero((labels == TORSO.id_of("lung")).any(axis=(0, 1)))
+    bladder = np.flatnonzero((labels == TORSO.id_of("urinary bladder")).any(axis=(0, 1)))
+    spacing_z = TORSO.spacing_mm[2]
+    # A lung cut off by the top of the field has its apex above it.
+    marks = {"lung apex": float(apex[-1]) * spacing_z} if apex.size and apex[-1] < labels.shape[2] - 1 else {}
+    if bladder.size:
+        marks["bladder"] = float(bladder.mean()) * spacing_z
+    bone = np.isin(labels, [TORSO.id_of("vertebrae"), TORSO.id_of("rib")]) | (ct > 250)
+    return Base(f"phantom_{number}", TORSO, labels, TORSO.spacing_mm, ct.astype(np.float32), bone, (), marks)

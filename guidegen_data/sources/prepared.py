@@ -15,7 +15,7 @@ import numpy as np
 from guidegen_data.errors import SourceError
 from guidegen_data.reports.findings import Findings
 from guidegen_data.sources.augment import Augmenter, TrainingCase
-from guidegen_data.sources.bases import Base, find_bases, read_base, read_classes
+from guidegen_data.sources.bases import Base, find_bases, phantom_base, read_base, read_classes
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class PrepareConfig:
     seed: int = 0
     leave_out: tuple[str, ...] = ()
     image_share: float = 0.5
+    num_phantoms: int = 0
 
 
 def load_bases(folder: Path, classes_path: Path | None, leave_out: tuple[str, ...] = ()) -> list[Base]:
@@ -51,6 +52,7 @@ def prepare(folder: Path, out: Path, config: PrepareConfig, classes_path: Path |
     """
     _claim(out, config)
     bases = load_bases(folder, classes_path, config.leave_out)
+    bases += [phantom_base(config.seed, k) for k in range(config.num_phantoms)]
     groups = [[Augmenter(b) for b in bases if (b.ct_hu is not None) == wanted] for wanted in (True, False)]
     if not bases:
         raise SourceError(f"{folder} holds no label map; masks cannot be learned from images alone.")
@@ -68,7 +70,7 @@ def _claim(out: Path, config: PrepareConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     wanted, path = json.dumps(asdict(config), indent=1), out / "prepared.json"
     if path.exists():
-        held = json.loads(path.read_text())
+        held = {"num_phantoms": 0} | json.loads(path.read_text())
         same = {k: v for k, v in json.loads(wanted).items() if k != "num"}
         if {k: v for k, v in held.items() if k != "num"} != same:
             raise SourceError(f"{out} holds cases of another configuration ({path.name}); choose another folder.")
@@ -81,13 +83,21 @@ def case_path(folder: Path, number: int) -> Path:
     return folder / f"case-{number:06d}.npz"
 
 
-def save_case(path: Path, case: TrainingCase) -> None:
+def save_case(path: Path, case: TrainingCase, report: str = "") -> None:
     """Writes a case under a temporary name first, so that a file under its final name is whole."""
-    arrays = {"label_map": case.label_map, "about": np.array(json.dumps([case.findings.to_dict(), case.base]))}
+    about = np.array(json.dumps([case.findings.to_dict(), case.base]))
+    arrays = {"label_map": case.label_map, "about": about, "report": np.array(report)}
     if case.ct_hu is not None:
         arrays["ct_hu"] = np.clip(np.rint(case.ct_hu), -1024, 3071).astype(np.int16)
     part = path.with_suffix(".part.npz")
     np.savez_compressed(part, **arrays)  # type: ignore[arg-type]
+    os.replace(part, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text under a temporary name first, so that a file under its final name is whole."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
 
@@ -102,8 +112,19 @@ def load_case(path: Path) -> TrainingCase:
         raise SourceError(f"{path} is damaged; delete it and run the same prepare command again.") from error
 
 
+def training_folder(folder: Path) -> Path:
+    """Where the training cases of a prepared folder are: in `train` where it was split, else in the folder itself."""
+    return folder / "train" if (folder / "train").is_dir() else folder
+
+
+def validation_folder(folder: Path) -> Path | None:
+    """Where a prepared folder keeps its validation cases; None when it has none."""
+    held = folder / "validation"
+    return held if held.is_dir() and any(held.glob("case-*.npz")) else None
+
+
 def case_paths(folder: Path) -> list[Path]:
-    """All cases of a prepared folder, in order; SourceError when there is none."""
+    """All cases of a folder of case files, in order; SourceError when there is none."""
     paths = sorted(p for p in folder.glob("case-*.npz") if not p.name.endswith(".part.npz"))
     if not paths:
         raise SourceError(f"{folder} holds no prepared cases; run `guidegen prepare` first.")

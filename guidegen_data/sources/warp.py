@@ -99,3 +99,26 @@ def sample(
 def sample_labels(labels: np.ndarray, points_mm: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
     """Nearest-neighbour label map at base coordinates in mm. (3, *out) -> (*out) uint8."""
     return sample(labels, points_mm, spacing_mm, order=0).astype(np.uint8)
+
+
+def sample_classes(
+    labels: np.ndarray, points_mm: np.ndarray, spacing_mm: tuple[float, ...], blur: list[float] | None = None
+) -> np.ndarray:
+    """The class with the largest interpolated share at base coordinates in mm (3, *out) -> (*out) uint8.
+
+    `blur` is the standard deviation in voxels of an anti-aliasing filter over each class first. Outside is background.
+    """
+    size = np.asarray(labels.shape, np.float32)
+    index = points_mm / np.asarray(spacing_mm, np.float32)[:, None, None, None]
+    grid = (2 * (index + 0.5) / size[:, None, None, None] - 1)[::-1].transpose(1, 2, 3, 0)
+    flow = torch.from_numpy(np.ascontiguousarray(grid, np.float32))[None]
+    best = torch.zeros(points_mm.shape[1:])
+    out = torch.zeros(points_mm.shape[1:], dtype=torch.uint8)
+    for value in [0, *(int(v) for v in np.unique(labels) if v)]:
+        share = (labels == value).astype(np.float32)
+        if blur is not None and any(blur):
+            share = ndimage.gaussian_filter(share, blur)
+        there = F.grid_sample(torch.from_numpy(share)[None, None], flow, mode="bilinear", align_corners=False)[0, 0]
+        wins = there > best
+        out[wins], best[wins] = value, there[wins]
+    return out.numpy()

@@ -32,7 +32,7 @@ class SliceSource:
 
     def _slice(self, volume: Tensor, generator: torch.Generator) -> Tensor:
         u = torch.rand(8, generator=generator)
-        plane = volume[:, :, int(u[0] * volume.shape[2])]
+        plane = volume[:, :, int(u[0] * volume.shape[2])].float()
         moved = _fit(plane, self.size, u[1:3]) if u[3] < 0.4 else _turned(plane, self.size, u[4:8])
         if torch.rand(1, generator=generator) < 0.5:
             moved = moved.flip(0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from guidegen_data.anatomy import PHASES
 from guidegen_data.errors import SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.text import TextEncoder
+from guidegen_data.reports.findings import SEXES, Findings
 from guidegen_data.sources.prepared import case_paths, load_case
+
+#: Prompts of one case that stage 2 learns from: they differ in what neither the map nor the data set tells.
+_VERSIONS = 2
 
 
 @dataclass(frozen=True)
 class LatentData:
-    """N volumes: latents (N, Z, C, x, y) float16, label maps (N, X, Y, Z) uint8, tokens (N, L, D) float16."""
+    """N volumes: latents (N, Z, C, x, y) float16, label maps (N, X, Y, Z) uint8, and tokens of
+    V versions of each prompt (N, V, L, D) float16."""
 
     latents: Tensor
     labels: Tensor
@@ -29,6 +36,7 @@ class LatentData:
         count, depth = self.latents.shape[:2]
         n = torch.randint(count, (batch_size,), generator=generator)
         z = torch.randint(depth, (batch_size,), generator=generator)
+        version = torch.randint(self.tokens.shape[1], (batch_size,), generator=generator)
         first = (torch.rand(batch_size, generator=generator) < 1 / 12) | (z == 0)
         near = torch.stack([(z + k).clamp(0, depth - 1) for k in (-1, 0, 1)], dim=1)
         labels = torch.stack([self.labels[i, :, :, k].permute(2, 0, 1) for i, k in zip(n, near, strict=True)])
@@ -37,7 +45,7 @@ class LatentData:
             "previous": self.latents[n, (z - 1).clamp(min=0)].float(),
             "has_previous": ~first,
             "labels": labels,
-            "tokens": self.tokens[n].float(),
+            "tokens": self.tokens[n, version].float(),
         }
 
 
@@ -66,26 +74,44 @@ def load_latent_data(folder: Path, autoencoder: CTAutoencoder, encoder: TextEnco
     """
     if cache.exists():
         held = torch.load(cache, weights_only=True)
+        if held["tokens"].dim() == 3:  # written when there was one version
+            held["tokens"] = held["tokens"].unsqueeze(1)
         autoencoder.latent_mean.copy_(held["mean"])
         autoencoder.latent_std.copy_(held["std"])
         return LatentData(held["latents"], held["labels"], held["tokens"])
-    cases = [
-        c for c in map(load_case, tqdm(case_paths(folder), desc="reading", unit="case", disable=None)) if has_ct(c)
-    ]
-    if not cases:
+    paths = case_paths(folder)
+    volumes: list[Tensor] = []
+    for path in [*paths[:: max(1, len(paths) // 24)], *paths]:  # spread over the patients, as far as they have CTs
+        if len(volumes) < 24 and (ct := load_case(path).ct_hu) is not None:
+            volumes.append(torch.from_numpy(ct))
+    if not volumes:
         raise SourceError(f"{folder} holds no case with a CT; stage 2 cannot be trained from label maps alone.")
-    volumes = [torch.from_numpy(np.asarray(c.ct_hu)) for c in cases]
-    measure_latents(autoencoder, volumes[:24])
-    latents, tokens = [], []
-    for case, volume in zip(tqdm(cases, desc="encoding", unit="case", disable=None), volumes, strict=True):
-        latents.append(encode_volume(autoencoder, volume).half())
-        tokens.append(encoder([case.findings.prompt()])[0].half())
-    labels = torch.stack([torch.from_numpy(c.label_map) for c in cases])
-    data = LatentData(torch.stack(latents), labels, torch.stack(tokens))
-    state = {"mean": autoencoder.latent_mean.clone(), "std": autoencoder.latent_std.clone()}
-    torch.save({"latents": data.latents, "labels": labels, "tokens": data.tokens, **state}, cache)
+    measure_latents(autoencoder, volumes)
+    latents, labels, tokens = [], [], []
+    for number, path in enumerate(tqdm(paths, desc="encoding", unit="case", disable=None)):
+        case = load_case(path)
+        if case.ct_hu is None:
+            continue
+        latents.append(encode_volume(autoencoder, torch.from_numpy(case.ct_hu)).half().cpu())
+        labels.append(torch.from_numpy(case.label_map))
+        rng = np.random.default_rng(number)
+        told = [_with_a_phase(case.findings, rng).prompt() for _ in range(_VERSIONS)]
+        tokens.append(encoder(told).half())
+    data = LatentData(torch.stack(latents), torch.stack(labels), torch.stack(tokens))
+    state = {"mean": autoencoder.latent_mean.cpu(), "std": autoencoder.latent_std.cpu()}
+    part = cache.with_suffix(".part")
+    torch.save({"latents": data.latents, "labels": data.labels, "tokens": data.tokens, **state}, part)
+    os.replace(part, cache)
     return data
 
 
-def has_ct(case) -> bool:
-    return case.ct_hu is not None
+def _with_a_phase(findings: Findings, rng: np.random.Generator) -> Findings:
+    """The findings with a phase, a sex and an age drawn where none is stated: prompts that name one are no surprise."""
+    return replace(
+        findings,
+        phase=findings.phase or str(rng.choice(["", *PHASES])),
+        sex=findings.sex or str(rng.choice(["", *SEXES])),
+        age_decade=int(rng.integers(2, 10)) * 10
+        if findings.age_decade is None and rng.random() < 0.6
+        else findings.age_decade,
+    )

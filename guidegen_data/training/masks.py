@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from guidegen_data.anatomy import PHASES, Anatomy
-from guidegen_data.lesions import MIN_LESION_VOXELS, longest_diameter_mm
+from guidegen_data.lesions import MIN_LESION_VOXELS, lesion_size_mm
 from guidegen_data.models.anchors import anchor_balls
 from guidegen_data.models.mask_sampler import MaskCondition
 from guidegen_data.models.text import TextEncoder
@@ -58,7 +58,7 @@ def lesion_places(label_map: np.ndarray, anatomy: Anatomy, factor: int) -> np.nd
     for row, k in enumerate(largest):
         mask = pieces == k + 1
         places[row, :3] = (np.argwhere(mask).mean(axis=0) + 0.5) / factor - 0.5
-        places[row, 3] = longest_diameter_mm(mask, anatomy.spacing_mm) / anatomy.spacing_mm[0] / factor
+        places[row, 3] = lesion_size_mm(mask, anatomy.spacing_mm, anatomy) / anatomy.spacing_mm[0] / factor
     return places
 
 

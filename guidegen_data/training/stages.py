@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.diffusion.categorical import CategoricalScheduler
-from guidegen_data.errors import ModelError
+from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder, autoencoder_loss
 from guidegen_data.models.mask_sampler import MaskSampler, mask_loss
 from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names
 from guidegen_data.sources.bases import find_bases
+from guidegen_data.sources.prepared import case_paths, load_case, training_folder
 from guidegen_data.sources.volumes import Volume, read_ct, resample_ct, without_table
 from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import FitConfig, Step, fit
@@ -27,7 +28,16 @@ from guidegen_data.training.recipes import StageRecipe
 
 
 def read_training_cts(folder: Path, spacing_mm: tuple[float, float, float], leave_out: tuple[str, ...]) -> list[Tensor]:
-    """Every CT of a folder at the model's spacing, (X, Y, Z) float32 HU, once anti-aliased and once sharp."""
+    """Every CT of a folder at the model's spacing, (X, Y, Z) in HU: a prepared folder's, or raw ones of NAME_ct files.
+
+    Of raw ones two versions, float32: once anti-aliased and once sharp. Prepared ones are int16 as they are.
+    """
+    if (folder / "prepared.json").exists():
+        cases = (load_case(p) for p in case_paths(training_folder(folder)))
+        held = [torch.from_numpy(c.ct_hu).short() for c in cases if c.ct_hu is not None and c.base not in leave_out]
+        if not held:
+            raise SourceError(f"{folder} holds no case with a CT; the autoencoder cannot be trained from labels alone.")
+        return held
     volumes = []
     for name, (path, _) in find_bases(folder).items():
         if path is not None and name not in leave_out:
@@ -53,7 +63,7 @@ def train_autoencoder(
 def train_masks(folder: Path, run_dir: Path, recipe: StageRecipe, anatomy: Anatomy) -> Iterator[Step]:
     """Trains stage 1 on a prepared folder."""
     model = MaskSampler(num_classes=anatomy.num_classes, fields=field_names(anatomy), **recipe.network)
-    data = load_mask_data(folder, anatomy, TextEncoder(), tuple(model.config.shape))
+    data = load_mask_data(training_folder(folder), anatomy, TextEncoder(), tuple(model.config.shape))
     process = CategoricalScheduler(num_classes=anatomy.num_classes).process
     weight = data.class_weight()
 
@@ -73,7 +83,7 @@ def train_slices(
     """
     autoencoder = load_part(CTAutoencoder, autoencoder_run / "model")
     run_dir.mkdir(parents=True, exist_ok=True)
-    data = load_latent_data(folder, autoencoder, TextEncoder(), run_dir / "latents.pt")
+    data = load_latent_data(training_folder(folder), autoencoder, TextEncoder(), run_dir / "latents.pt")
     autoencoder.save_pretrained(run_dir / "autoencoder")
 
     def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,0 +1,254 @@
+"""`guidegen prepare` for data sets with many patients: every case as it is, mildly warped copies, a patient-wise split.
+
+The prepared folder holds `train/` and `validation/` with one compressed array file a case, `split.csv`, `anatomy.yaml`,
+`cases/NAME.json` with what was measured of each case, and `refused.jsonl`. A case that is done is not done again.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.anatomy_files import read_anatomy, write_anatomy
+from guidegen_data.errors import FindingsError, GuideGenError, ReportError, SourceError
+from guidegen_data.reports.abstraction import abstract_report
+from guidegen_data.reports.findings import Findings
+from guidegen_data.reports.templates import library_names, load_templates
+from guidegen_data.sources import layouts, openkbp, population
+from guidegen_data.sources.augment import TrainingCase
+from guidegen_data.sources.describe import body_area_cm2, describe
+from guidegen_data.sources.layouts import Labelled, LabelNames, SourceCase
+from guidegen_data.sources.placing import Jitter, Placed, centre_of, clean, place
+from guidegen_data.sources.prepared import case_path, save_case, write_text
+
+LAYOUTS = ("nifti", "totalsegmentator", "nnunet", "openkbp")
+
+
+@dataclass(frozen=True)
+class RealConfig:
+    """What a prepared folder of real cases holds. `augment` copies of each training case; `renamed` maps source names.
+
+    `validation_share` of the patients are kept apart where the data set names no split.
+    """
+
+    layout: str
+    source: str
+    anatomy: str
+    augment: int = 0
+    validation_share: float = 0.15
+    seed: int = 0
+    renamed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Done:
+    """One case of the source: its name and split, and why it was refused ('' when it was not)."""
+
+    name: str
+    split: str
+    refused: str
+
+
+def prepare_real(
+    src: Path,
+    out: Path,
+    config: RealConfig,
+    anatomy: Anatomy,
+    classes: Path | None = None,
+    workers: int = 1,
+    only: int | None = None,
+) -> Iterator[tuple[str, int, Done | None]]:
+    """Yields (stage, number of its cases, what was done now) after every case; stages are 'surveying', 'preparing'.
+
+    An anatomy without usual places is measured on the training patients first. `only` takes so many patients from the
+    start. Raises SourceError when `out` holds another set.
+    """
+    cases, names = _listed(src, config, classes)
+    cases = layouts.split_by_patient(cases, config.validation_share, config.seed)[:only]
+    _claim(out, config)
+    _write_split(out, cases)
+    with _pool(workers) as run:
+        kept = out / "anatomy.yaml"
+        if not kept.exists():
+            if not anatomy.layout_mm:
+                surveys = []
+                training = [c for c in cases if c.split == "train"]
+                for measured in run(partial(_survey, config.layout, anatomy, names), training):
+                    surveys += [measured] if measured is not None else []
+                    yield "surveying", len(training), None
+                anatomy = _measured(anatomy, surveys)
+            write_anatomy(anatomy, kept)
+        anatomy = read_anatomy(kept)
+        work = _numbered(cases, config.augment)
+        one = partial(_prepare_one, out, config, kept, names)
+        for done in run(one, work):
+            yield "preparing", len(work), done
+    _write_refused(out)
+
+
+def _listed(src: Path, config: RealConfig, classes: Path | None) -> tuple[list[SourceCase], LabelNames]:
+    ids: dict[int, str] | None = None
+    if config.layout == "nifti":
+        cases, ids = layouts.find_nifti(src), layouts.classes_file(src, classes)
+    elif config.layout == "totalsegmentator":
+        cases = layouts.find_totalsegmentator(src)
+    elif config.layout == "nnunet":
+        cases, ids = layouts.find_nnunet(src)
+    else:
+        cases = openkbp.find_openkbp(src)
+    return cases, LabelNames(ids, config.renamed)
+
+
+def _read(layout: str, case: SourceCase, anatomy: Anatomy, names: LabelNames) -> Labelled:
+    read = openkbp.read_openkbp if layout == "openkbp" else layouts.read_labelled
+    return clean(read(case, anatomy, names), anatomy)
+
+
+def _survey(layout: str, anatomy: Anatomy, names: LabelNames, case: SourceCase) -> population.Survey | None:
+    try:
+        return population.survey(_read(layout, case, anatomy, names), anatomy)
+    except GuideGenError:  # told of when it is prepared
+        return None
+
+
+def _measured(anatomy: Anatomy, surveys: Sequence[population.Survey]) -> Anatomy:
+    if len(surveys) < population.MIN_PATIENTS:
+        raise SourceError(
+            f"the {anatomy.name} table has no usual places and sizes, and measuring them takes "
+            f"{population.MIN_PATIENTS} readable training patients, got {len(surveys)}; add patients or use a table "
+            f"that was measured."
+        )
+    return population.measured(anatomy, surveys)
+
+
+def _numbered(cases: Sequence[SourceCase], augment: int) -> list[tuple[SourceCase, int, int]]:
+    """(case, number of its first file in its split, files): copies are made of training cases only."""
+    work, following = [], Counter[str]()
+    for case in cases:
+        count = 1 + (augment if case.split == "train" else 0)
+        work.append((case, following[case.split], count))
+        following[case.split] += count
+    return work
+
+
+def _prepare_one(
+    out: Path, config: RealConfig, anatomy_path: Path, names: LabelNames, work: tuple[SourceCase, int, int]
+) -> Done:
+    """Makes the files of one case that are missing, then the note that it is done."""
+    case, first, count = work
+    note = out / "cases" / f"{case.name}.json"
+    if note.exists():
+        return Done(case.name, case.split, json.loads(note.read_text()).get("refused", ""))
+    anatomy = read_anatomy(anatomy_path)
+    about: dict[str, Any] = {"name": case.name, "patient": case.patient, "split": case.split, "refused": ""}
+    try:
+        labelled = _read(config.layout, case, anatomy, names)
+        about |= _facts(labelled, anatomy)
+        for copy in range(count):
+            rng = np.random.default_rng([config.seed, first + copy, len(case.split)])
+            placed = place(labelled, anatomy, rng, Jitter()) if copy else place(labelled, anatomy)
+            made, report = _described(placed, case, anatomy, rng)
+            save_case(case_path(out / case.split, first + copy), made, report)
+            if not copy:
+                about |= {"findings": made.findings.to_dict(), "report_read": "report" in case.told}
+                about["area_cm2"] = round(body_area_cm2(placed.ct_hu, anatomy.spacing_mm), 1)
+    except GuideGenError as error:
+        about["refused"] = str(error)
+    write_text(note, json.dumps(about, indent=1))
+    return Done(case.name, case.split, about["refused"])
+
+
+def _described(
+    placed: Placed, case: SourceCase, anatomy: Anatomy, rng: np.random.Generator
+) -> tuple[TrainingCase, str]:
+    """The training case and its report: the user's own, read by the abstraction, or one written of what is measured."""
+    measured = describe(placed.ct_hu, placed.label_map, anatomy, {k: v for k, v in case.told.items() if k != "report"})
+    report, findings = case.told.get("report", ""), measured
+    if report:
+        findings = _read_report(report, measured, anatomy)
+    else:
+        library = load_templates(anatomy.name if anatomy.name in library_names() else "torso")
+        report = library.render(measured, rng)
+    return TrainingCase(placed.label_map, placed.ct_hu, findings, case.name), report
+
+
+def _read_report(report: str, measured: Findings, anatomy: Anatomy) -> Findings:
+    """What a report says; what is measured where it cannot be read. Habitus is measured where it is silent."""
+    try:
+        said = abstract_report(report, anatomy).findings
+    except (ReportError, FindingsError):
+        return measured
+    return Findings.from_dict(said.to_dict() | ({} if said.habitus else {"habitus": measured.habitus}))
+
+
+def _facts(labelled: Labelled, anatomy: Anatomy) -> dict[str, Any]:
+    measured = population.survey(labelled, anatomy)
+    return {
+        "spacing_mm": list(measured.spacing_mm),
+        "extent_mm": list(measured.extent_mm),
+        "volumes_ml": {k: round(v, 2) for k, v in measured.volumes_ml.items()},
+        "mean_hu": {k: round(v, 1) for k, v in measured.mean_hu.items()},
+        "centre_mm": [round(float(v), 1) for v in centre_of(labelled, anatomy)],
+        "unmapped": list(labelled.unmapped),
+    }
+
+
+def _claim(out: Path, config: RealConfig) -> None:
+    path, wanted = out / "prepared.json", asdict(config)
+    if path.exists():
+        if json.loads(path.read_text()) != wanted:
+            raise SourceError(f"{out} holds cases of another configuration ({path.name}); choose another folder.")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise SourceError(f"{out} is not empty and holds no prepared cases; choose another folder.")
+    for folder in ("train", "validation", "cases"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(wanted, indent=1))
+
+
+def _write_split(out: Path, cases: Sequence[SourceCase]) -> None:
+    with open(out / "split.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "patient", "split"])
+        writer.writerows([c.name, c.patient, c.split] for c in cases)
+
+
+def read_notes(out: Path) -> list[dict[str, Any]]:
+    """What was measured of each case of a prepared folder, and why the refused ones were."""
+    return [json.loads(path.read_text()) for path in sorted((out / "cases").glob("*.json"))]
+
+
+def _write_refused(out: Path) -> None:
+    refused = [{"name": n["name"], "why": n["refused"]} for n in read_notes(out) if n["refused"]]
+    write_text(out / "refused.jsonl", "".join(json.dumps(line) + "\n" for line in refused))
+
+
+class _pool:
+    """A map over processes, in order; in this process when there is one worker."""
+
+    def __init__(self, workers: int) -> None:
+        self.processes = None if workers < 2 else multiprocessing.get_context("spawn").Pool(workers, _one_thread)
+
+    def __enter__(self) -> Callable[..., Iterator[Any]]:
+        return map if self.processes is None else self.processes.imap
+
+    def __exit__(self, *_: object) -> None:
+        if self.processes is not None:
+            self.processes.terminate()
+            self.processes.join()
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
