@@ -69,7 +69,7 @@ class RayCluster:
 
         One for each GPU (more share them evenly), or one for every two CPUs. ShardError when no node can hold one.
         """
-        cpus, gpus = (int(self._ray.cluster_resources().get(name, 0)) for name in ("CPU", "GPU"))
+        cpus, gpus = self._room_of("CPU"), self._room_of("GPU")
         if kind == "cuda":
             number = number or max(1, gpus)
             sharing = -(-number // max(1, gpus))
@@ -82,7 +82,11 @@ class RayCluster:
 
     def has_gpus(self) -> bool:
         """Whether any node has a GPU."""
-        return self._ray.cluster_resources().get("GPU", 0) >= 1
+        return self._room_of("GPU") >= 1
+
+    def _room_of(self, resource: str) -> int:
+        """How much the nodes that live have in all; the cluster's own total still counts a node that was just lost."""
+        return int(sum(node["Resources"].get(resource, 0) for node in self._ray.nodes() if node["Alive"]))
 
     def compute_blocks(
         self, recipe: Recipe, load: Load, blocks: Sequence[int], num_cases: int, actors: Actors
