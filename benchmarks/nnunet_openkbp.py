@@ -28,7 +28,7 @@ from guidegen_data.shards.manifest import ShardEntry
 from guidegen_data.shards.writer import encode_case, write_tar
 
 LABELS = {c.name: c.id for c in HEAD_NECK.classes if c.id < 8}
-EVALUATED = [label for label in LABELS.values() if label]
+PLANS = "nnUNetPlansSmall"
 _SHORT = """
 import sys
 from nnunetv2.run.run_training import run_training_entry
@@ -36,8 +36,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 initialise = nnUNetTrainer.__init__
 def shortened(self, plans, configuration, fold, dataset_json, device):
     initialise(self, plans, configuration, fold, dataset_json, device)
-    self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, {iterations}, 2
-nnUNetTrainer.__init__ = shortened
+    self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, {iterations}, 1
+validate = nnUNetTrainer.perform_actual_validation
+def validate_once(self, save_probabilities=False):
+    self.inference_allowed_mirroring_axes = None
+    validate(self, save_probabilities)
+nnUNetTrainer.__init__, nnUNetTrainer.perform_actual_validation = shortened, validate_once
 if __name__ == "__main__":
     run_training_entry()
 """
@@ -115,12 +119,33 @@ class Route:
         return self(name, sys.executable, "-c", f"from {module} import {function}; {function}()", *arguments)
 
 
+def write_small_plans(preprocessed: Path) -> None:
+    """A copy of the plans for two cores: nnU-Net's own network and preprocessing, smaller patches and batches."""
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"plans_name": PLANS}
+    for configuration, size, batch_size in (("2d", [128, 128], 8), ("3d_fullres", [64, 64, 64], 2)):
+        plans["configurations"][configuration] |= {"patch_size": size, "batch_size": batch_size}
+    (preprocessed / f"{PLANS}.json").write_text(json.dumps(plans))
+
+
+def prepare(route: Route, real: list[Path], stand_ins: list[Path]) -> None:
+    """Export, plans from the real patients, and the setting by which nnU-Net finds our trainers."""
+    if not (route.work / "shards").is_dir():
+        write_real(real, route.work / "raw" / "Dataset919_OpenKbp")
+        write_stand_ins(stand_ins, route.work / "shards")
+    words = [route.work / "shards", "--real", 919, "--id", 920, "--name", "OpenKbpMixed"]
+    route.guidegen("export", "export", *words)
+    route.guidegen("plan and preprocess", "plan", 920, "-c", "2d", "3d_fullres", "--processes", 1)
+    write_small_plans(route.work / "preprocessed" / "Dataset920_OpenKbpMixed")
+    setting = next(s for s in route.guidegen("install", "install").splitlines() if s.startswith("export"))
+    route.environment["nnUNet_extTrainer"] = setting.split('"')[1].split("$")[0]
+
+
 def one_configuration(route: Route, configuration: str, patients: list[Path]) -> dict[str, Any]:
     """Train two short epochs, predict patients that no training saw, evaluate."""
     trainer = "nnUNetTrainerGuideGen"
-    words = [920, configuration, 0, "-tr", trainer, "-device", "cpu"]
+    words = [920, configuration, 0, "-tr", trainer, "-p", PLANS, "-device", "cpu"]
     route(f"train {configuration}", sys.executable, route.script, *words)
-    fold = route.work / "results" / "Dataset920_OpenKbpMixed" / f"{trainer}__nnUNetPlans__{configuration}" / "fold_0"
+    fold = route.work / "results" / "Dataset920_OpenKbpMixed" / f"{trainer}__{PLANS}__{configuration}" / "fold_0"
     log = "".join(p.read_text() for p in fold.glob("training_log_*.txt"))
     images, truth, out = (route.work / n for n in ("imagesTs", "labelsTs", f"predicted_{configuration}"))
     for folder in (images, truth):
@@ -130,7 +155,7 @@ def one_configuration(route: Route, configuration: str, patients: list[Path]) ->
         (images / f"{name}_0000.nii.gz").write_bytes(ct.read_bytes())
         (truth / f"{name}.nii.gz").write_bytes(ct.with_name(f"{name}_label.nii.gz").read_bytes())
     words = ["-i", images, "-o", out, "-d", 920, "-c", configuration, "-f", 0, "-tr", trainer, "-device", "cpu"]
-    words += ["-npp", 1, "-nps", 1, "--disable_tta"]
+    words += ["-p", PLANS, "-npp", 1, "-nps", 1, "--disable_tta"]
     route.nnunet(f"predict {configuration}", "nnunetv2.inference.predict_from_raw_data", "predict_entry_point", *words)
     words = [truth, out, "-djfile", out / "dataset.json", "-pfile", out / "plans.json", "-np", 1]
     module = "nnunetv2.evaluation.evaluate_predictions"
@@ -152,22 +177,14 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=5)
     parser.add_argument("--stand-ins", type=int, default=3)
     parser.add_argument("--unseen", type=int, default=1)
-    parser.add_argument("--iterations", type=int, default=4, help="of each of the two epochs")
+    parser.add_argument("--iterations", type=int, default=2, help="of each of the two epochs")
     args = parser.parse_args()
     patients = sorted(args.openkbp.glob("*_ct.nii.gz"))[: args.real + args.stand_ins + args.unseen]
     real, stand_ins = patients[: args.real], patients[args.real : args.real + args.stand_ins]
     route = Route(args.work, args.iterations)
-    write_real(real, args.work / "raw" / "Dataset919_OpenKbp")
-    write_stand_ins(stand_ins, args.work / "shards")
-    words = [args.work / "shards", "--real", 919, "--id", 920, "--name", "OpenKbpMixed"]
-    route.guidegen("export", "export", *words)
-    route.guidegen("plan and preprocess", "plan", 920, "-c", "2d", "3d_fullres", "--processes", 1)
-    setting = route.guidegen("install", "install").splitlines()
-    route.environment["nnUNet_extTrainer"] = (
-        next(s for s in setting if s.startswith("export")).split('"')[1].split("$")[0]
-    )
+    prepare(route, real, stand_ins)
     figures = {c: one_configuration(route, c, patients[-args.unseen :]) for c in ("2d", "3d_fullres")}
-    plans = json.loads((args.work / "preprocessed" / "Dataset920_OpenKbpMixed" / "nnUNetPlans.json").read_text())
+    plans = json.loads((args.work / "preprocessed" / "Dataset920_OpenKbpMixed" / f"{PLANS}.json").read_text())
     save(
         "nnunet_openkbp",
         {

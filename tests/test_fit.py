@@ -72,5 +72,5 @@ def test_every_recipe_has_agreeing_latents_and_an_unknown_one_is_refused() -> No
     assert len(RECIPES) >= 3
     for recipe in RECIPES.values():
         assert recipe.autoencoder.network["latent_channels"] == recipe.slices.network["latent_channels"]
-    with pytest.raises(ModelError, match="no recipe 'huge'; known: tiny, small, base"):
+    with pytest.raises(ModelError, match="no recipe 'huge'; known: tiny, small, base, paper"):
         recipe_named("huge")

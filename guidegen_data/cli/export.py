@@ -16,12 +16,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("slices", type=Path, help="run folder of stage 2 (holds its autoencoder)")
     parser.add_argument("out", type=Path, help="model folder to write: safetensors in half precision")
     parser.add_argument(
-        "--anatomy", default="torso", help="label table: torso, head-neck or a YAML file (default torso)"
+        "--anatomy", help="label table: torso, head-neck or a YAML file (default: the one the run of stage 1 had)"
     )
+    parser.add_argument(
+        "--checkpoint", choices=["best", "last"], default="best",
+        help="best validated weights where a run was validated, or the last ones (default best)",
+    )  # fmt: skip
     parser.add_argument("--steps-mask", type=int, default=16, help="default steps of stage 1 (default 16)")
     parser.add_argument("--steps-ct", type=int, default=3, help="default steps a slice (default 3)")
     parser.add_argument("--last-timestep", type=int, default=130, help="start of the final step (default 130)")
     parser.add_argument("--guidance", type=float, default=2.0, help="default guidance of stage 1 (default 2)")
+
+
+def _weights(run: Path, checkpoint: str) -> Path:
+    from guidegen_data.training.stages import best_or_last
+
+    return best_or_last(run) if checkpoint == "best" else run / "model"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,13 +49,14 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
         raise ModelError(f"{args.out} holds something that is no model; choose an empty folder.")
-    anatomy = anatomy_from(args.anatomy)
-    masks = load_part(MaskSampler, args.masks / "model")
+    held = args.masks / FILE_NAME
+    anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
+    masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
     pipe = GuideGenPipeline(
         masks,
         CategoricalScheduler(num_classes=masks.config.num_classes, last_timestep=args.last_timestep),
         load_part(CTAutoencoder, args.slices / "autoencoder"),
-        load_part(SliceGenerator, args.slices / "model"),
+        load_part(SliceGenerator, _weights(args.slices, args.checkpoint)),
         FlowMatchEulerDiscreteScheduler(),
         anatomy_name=anatomy.name,
         num_steps_mask=args.steps_mask,

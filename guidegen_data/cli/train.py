@@ -13,62 +13,144 @@ HELP = "train one stage: autoencoder, masks or slices"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `guidegen train`."""
     parser.description = (
-        "Trains one stage. The autoencoder learns from a folder of CTs; masks and slices from the folder that "
-        "`guidegen prepare` made. A run is resumed exactly by the same command; losses go to RUN/log.jsonl, the "
-        "averaged weights to RUN/model. Join the three with `guidegen export`."
+        "Trains one stage from the folder that `guidegen prepare` made; the autoencoder also from a folder of CTs. "
+        "A run is resumed exactly by the same command; losses go to RUN/log.jsonl, validation figures to "
+        "RUN/validation.jsonl, sample sheets to RUN/sheets, the averaged weights to RUN/model and the best validated "
+        "ones to RUN/best. Join the three with `guidegen export`. Several GPUs or nodes: start it with "
+        "`accelerate launch -m guidegen_data.cli.main train ...`."
     )
     parser.add_argument("stage", choices=["autoencoder", "masks", "slices"])
-    parser.add_argument("data", type=Path, help="autoencoder: folder of CTs; masks, slices: prepared folder")
+    parser.add_argument("data", type=Path, help="prepared folder; autoencoder: also a folder of NAME_ct volumes")
     parser.add_argument("run", type=Path, help="folder of this run")
     parser.add_argument("--autoencoder", type=Path, help="run folder of the trained autoencoder (needed by slices)")
     parser.add_argument(
         "--anatomy", help="label table: torso, head-neck or a YAML file (default: the prepared folder's)"
     )
-    parser.add_argument("--recipe", default="small", help="tiny, small or base (default small)")
+    parser.add_argument("--recipe", default="small", help="tiny, small, base or paper (default small)")
+    parser.add_argument("--recipes", action="store_true", help="print what each recipe costs for this stage, and stop")
+    parser.add_argument("--init", metavar="MODEL", help="start from the weights of a model, e.g. torso (fine-tuning)")
     parser.add_argument("--num-steps", type=int, help="train for so many steps instead of the recipe's")
+    parser.add_argument("--batch-size", type=int, help="examples a batch instead of the recipe's")
+    parser.add_argument("--accumulate", type=int, help="batches a step instead of the recipe's")
+    parser.add_argument("--learning-rate", type=float, help="peak learning rate instead of the recipe's")
+    parser.add_argument(
+        "--validate-every",
+        type=int,
+        metavar="STEPS",
+        help="validate and draw a sheet (default: 10 times a run; 0: never)",
+    )
+    parser.add_argument("--patience", type=int, help="stop after so many validations without a better total")
+    parser.add_argument("--tensorboard", action="store_true", help="also log to RUN/tensorboard")
     parser.add_argument("--leave-out", nargs="*", default=[], metavar="NAME", help="autoencoder: CTs to keep aside")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains with a progress bar and prints the last losses."""
+    import sys
+
     import torch
     from tqdm import tqdm
 
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from
     from guidegen_data.cli.memory import keep_freed_memory
+    from guidegen_data.training.costs import recipe_table, stage_cost
     from guidegen_data.training.recipes import recipe_named
 
+    held = args.data / FILE_NAME
+    anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
+    if args.recipes:
+        print(recipe_table(args.stage, anatomy))
+        return 0
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    held = args.data / FILE_NAME
-    anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
     stage = recipe_named(args.recipe).stage(args.stage)
-    if args.num_steps:
-        stage = replace(stage, fit=replace(stage.fit, num_steps=args.num_steps))
+    stage = replace(stage, fit=replace(stage.fit, **_fit_choices(args, stage.fit)))
+    if not args.init:
+        print(f"{args.recipe}, {args.stage}: {stage_cost(args.stage, stage, anatomy).line()}", file=sys.stderr)
     last = None
     bar = tqdm(total=stage.fit.num_steps, desc=args.stage, unit="step", disable=None)
-    with bar:
+    with bar, _Board(args.run, args.tensorboard) as board:
         for last in _steps(args, stage, anatomy):
             bar.update(last.number + 1 - bar.n)
             bar.set_postfix({k: f"{v:.4f}" for k, v in last.losses.items()}, refresh=False)
-    if last is None:
-        print(f"{args.run} was complete already")
-    else:
-        print(f"step {last.number + 1}: " + ", ".join(f"{k} {v:.4f}" for k, v in last.losses.items()))
+            board.write(last)
+    print(_summary(args.run, last))
     return 0
+
+
+def _fit_choices(args: argparse.Namespace, fit) -> dict:
+    """What the user chose over the recipe. Validation is ten times a run where the data was split."""
+    from guidegen_data.sources.prepared import validation_folder
+
+    wanted = {
+        "num_steps": args.num_steps,
+        "batch_size": args.batch_size,
+        "accumulate": args.accumulate,
+        "learning_rate": args.learning_rate,
+        "patience": args.patience,
+    }
+    chosen = {k: v for k, v in wanted.items() if v is not None}
+    every = args.validate_every
+    if every is None:
+        every = max(1, chosen.get("num_steps", fit.num_steps) // 10) if validation_folder(args.data) else 0
+    return chosen | {"validate_every": every}
 
 
 def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
     from guidegen_data.errors import ModelError
     from guidegen_data.training import stages
 
+    setting = stages.Setting(args.run, stage, anatomy, args.device, args.init)
     if args.stage == "autoencoder":
-        return stages.train_autoencoder(args.data, args.run, stage, anatomy, tuple(args.leave_out))
+        return stages.train_autoencoder(args.data, setting, tuple(args.leave_out))
     if args.stage == "masks":
-        return stages.train_masks(args.data, args.run, stage, anatomy)
+        return stages.train_masks(args.data, setting)
     if args.autoencoder is None:
         raise ModelError("training slices needs --autoencoder RUN, the run folder of a trained autoencoder.")
-    return stages.train_slices(args.data, args.run, stage, anatomy, args.autoencoder)
+    return stages.train_slices(args.data, setting, args.autoencoder)
+
+
+def _summary(run: Path, last) -> str:
+    if last is None:
+        return f"{run} was complete already"
+    said = f"step {last.number + 1}: " + ", ".join(f"{k} {v:.4f}" for k, v in last.losses.items())
+    if last.validation is not None:
+        said += "; validation " + ", ".join(f"{k} {v:.4f}" for k, v in last.validation.items())
+    return said + ("; stopped early, validation got no better" if last.stopped else "")
+
+
+class _Board:
+    """TensorBoard logs, where they are asked for."""
+
+    def __init__(self, run: Path, wanted: bool) -> None:
+        self.writer = _writer(run / "tensorboard") if wanted else None
+
+    def __enter__(self) -> _Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def write(self, step) -> None:
+        """The losses of a step, and its validation figures where there are some."""
+        if self.writer is None:
+            return
+        for name, value in {**step.losses, "gradient_norm": step.gradient_norm}.items():
+            self.writer.add_scalar(f"training/{name}", value, step.number)
+        for name, value in (step.validation or {}).items():
+            self.writer.add_scalar(f"validation/{name}", value, step.number)
+
+
+def _writer(folder: Path):
+    from guidegen_data.errors import ModelError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ModelError('--tensorboard needs the extra: pip install "guidegen-data[tensorboard]".') from error
+    return SummaryWriter(str(folder))

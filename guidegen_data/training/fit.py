@@ -1,4 +1,4 @@
-"""The one training loop: a generator that yields after every step, so that the caller logs, evaluates and saves.
+"""The one training loop: a generator that yields after every step, so that the caller shows and saves.
 
 A batch is a function of the step alone, and so is every random number of a step; a run that was killed and started
 again therefore goes on exactly as if it had never stopped.
@@ -6,24 +6,27 @@ again therefore goes on exactly as if it had never stopped.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from guidegen_data.errors import ModelError
+from guidegen_data.training.parallel import Parallel
+from guidegen_data.training.run_state import log_line, resume, save_state
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long and how fast to train. `ema_decay` averages the weights that are saved; 0 switches the average off."""
+    """How long and how fast to train. `ema_decay` averages the weights that are saved; 0 switches the average off.
+
+    A step takes `accumulate` batches of `batch_size`. The average is validated every `validate_every` steps (0: never);
+    after `patience` validations without a better total the run stops (0: it does not).
+    """
 
     num_steps: int = 2000
     batch_size: int = 16
@@ -36,10 +39,15 @@ class FitConfig:
     save_every: int = 200
     seed: int = 0
     bf16: bool = True
+    accumulate: int = 1
+    validate_every: int = 0
+    patience: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1 or self.batch_size < 1 or self.save_every < 1:
-            raise ModelError("num_steps, batch_size and save_every must be at least 1.")
+        if min(self.num_steps, self.batch_size, self.save_every, self.accumulate) < 1:
+            raise ModelError("num_steps, batch_size, save_every and accumulate must be at least 1.")
+        if min(self.validate_every, self.patience) < 0 or (self.patience and not self.validate_every):
+            raise ModelError("validate_every and patience must not be negative, and patience needs validate_every.")
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then a cosine down to `final_learning_rate_ratio` of the peak."""
@@ -51,15 +59,29 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of training did."""
+    """What one step of training did; `validation` holds the figures of the average when it was validated here."""
 
     number: int
     losses: dict[str, float]
     gradient_norm: float
     seconds: float
+    validation: dict[str, float] | None = None
+    best: bool = False
+    saved: bool = False
+    stopped: bool = False
+
+
+@dataclass
+class Progress:
+    """Steps done, the best validated total, and how many validations since then were no better."""
+
+    step: int = 0
+    best: float = math.inf
+    stale: int = 0
 
 
 LossFn = Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]
+ValidateFn = Callable[[nn.Module], dict[str, float]]
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -67,39 +89,80 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
-def fit(model: nn.Module, ema: nn.Module, loss_of: LossFn, config: FitConfig, run_dir: Path) -> Iterator[Step]:
+def fit(
+    model: nn.Module,
+    ema: nn.Module,
+    loss_of: LossFn,
+    config: FitConfig,
+    run_dir: Path,
+    validate: ValidateFn | None = None,
+    parallel: Parallel | None = None,
+) -> Iterator[Step]:
     """Trains `model`, keeps its average in `ema`, and yields every step. Resumes from `run_dir` by itself.
 
-    `loss_of(model, step, generator)` returns named losses, of which 'total' is minimised. Raises ModelError when the
-    run folder belongs to another configuration, or when a loss is not finite.
+    `loss_of(model, step, generator)` returns named losses, of which 'total' is minimised; `validate(ema)` returns
+    figures, of which 'total' is the one that counts. Raises ModelError when the run folder belongs to another
+    configuration, a loss is not finite, or memory runs out.
     """
+    parallel = parallel or Parallel()
     run_dir.mkdir(parents=True, exist_ok=True)
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
     )
-    start = _resume(model, ema, optimizer, config, run_dir)
+    progress = Progress()
+    resume(model, ema, optimizer, progress, config, run_dir)
+    loss_module = parallel.wrap(model, loss_of)
     model.train()
-    for number in range(start, config.num_steps):
-        began = time.perf_counter()
+    while progress.step < config.num_steps and not _is_stale(progress, config):
+        began, number = time.perf_counter(), progress.step
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate_at(number)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            losses = loss_of(model, number, step_generator(config.seed, number))
-        if not torch.isfinite(losses["total"]):
-            raise ModelError(f"the loss is {losses['total'].item()} at step {number}; lower the learning rate.")
-        losses["total"].backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-        optimizer.step()
+        with out_of_memory_told(device, config):
+            losses = _gradients(loss_module, number, config, device, parallel)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _average(model, ema, min(config.ema_decay, (1 + number) / (10 + number)))
-        step = Step(
-            number, {k: float(v.detach()) for k, v in losses.items()}, float(norm.detach()), time.perf_counter() - began
-        )
-        _log(run_dir, step)
-        if (number + 1) % config.save_every == 0 or number + 1 == config.num_steps:
-            save_state(model, ema, optimizer, number + 1, config, run_dir)
+        progress.step += 1
+        figures, best = None, False
+        if validate is not None and config.validate_every and progress.step % config.validate_every == 0:
+            with out_of_memory_told(device, config):
+                figures = validate(ema)
+            best = figures["total"] < progress.best
+            progress.best, progress.stale = (figures["total"], 0) if best else (progress.best, progress.stale + 1)
+        stopped = _is_stale(progress, config)
+        saved = progress.step % config.save_every == 0 or progress.step == config.num_steps or best or stopped
+        step = Step(number, losses, float(norm.detach()), time.perf_counter() - began, figures, best, saved, stopped)
+        if parallel.is_main:
+            _log(run_dir, step)
+            if saved:
+                save_state(model, ema, optimizer, progress, config, run_dir)
         yield step
+
+
+def _is_stale(progress: Progress, config: FitConfig) -> bool:
+    return bool(config.patience) and progress.stale >= config.patience
+
+
+def _gradients(
+    loss_module: nn.Module, number: int, config: FitConfig, device: torch.device, parallel: Parallel
+) -> dict[str, float]:
+    """Adds up the gradients of all batches of a step; its losses, averaged."""
+    sums: dict[str, float] = {}
+    for part in range(config.accumulate):
+        index = (number * config.accumulate + part) * parallel.num_processes + parallel.rank
+        with (
+            parallel.synchronised(loss_module, last=part + 1 == config.accumulate),
+            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type in ("cpu", "cuda")),
+        ):
+            losses = loss_module(index, step_generator(config.seed, index))
+            if not torch.isfinite(losses["total"]):
+                raise ModelError(f"the loss is {losses['total'].item()} at step {number}; lower the learning rate.")
+            (losses["total"] / config.accumulate).backward()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.accumulate
+    return sums
 
 
 @torch.no_grad()
@@ -110,47 +173,31 @@ def _average(model: nn.Module, ema: nn.Module, decay: float) -> None:
         kept.copy_(now)
 
 
-def save_state(
-    model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, step: int, config: FitConfig, run_dir: Path
-) -> None:
-    """Writes everything a resumed run needs to `run_dir/state.pt`, whole or not at all."""
-    state: dict[str, Any] = {
-        "step": step,
-        "config": asdict(config),
-        "model": model.state_dict(),
-        "ema": ema.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    part = run_dir / "state.pt.part"
-    torch.save(state, part)
-    os.replace(part, run_dir / "state.pt")
+class out_of_memory_told:
+    """Turns running out of memory into the sentence that helps."""
 
+    def __init__(self, device: torch.device, config: FitConfig) -> None:
+        self.device, self.config = device, config
 
-def _resume(
-    model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig, run_dir: Path
-) -> int:
-    path = run_dir / "state.pt"
-    if not path.exists():
-        ema.load_state_dict(model.state_dict())
-        (run_dir / "config.json").write_text(json.dumps(asdict(config), indent=1))
-        return 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["config"] != asdict(config):
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        told = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+            isinstance(error, RuntimeError) and any(w in str(error) for w in ("out of memory", "can't allocate memory"))
+        )
+        if told:
+            half = max(1, self.config.batch_size // 2)
             raise ModelError(
-                f"{run_dir} was started with another configuration ({run_dir / 'config.json'}); "
-                f"use the same one, or another run folder."
-            )
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-    except (RuntimeError, KeyError, EOFError, OSError) as error:
-        raise ModelError(f"{path} does not fit this model or is damaged; choose another run folder.") from error
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+                f"a step needs more memory than {self.device} has: halve the batch and accumulate two, which is the "
+                f"same step (--batch-size {half} --accumulate {2 * self.config.accumulate}), or take a smaller recipe."
+            ) from error
 
 
 def _log(run_dir: Path, step: Step) -> None:
     line = {"step": step.number, **{k: round(v, 6) for k, v in step.losses.items()}}
     line |= {"gradient_norm": round(step.gradient_norm, 4), "seconds": round(step.seconds, 3)}
-    with open(run_dir / "log.jsonl", "a") as log:
-        log.write(json.dumps(line) + "\n")
+    log_line(run_dir, "log.jsonl", line)
+    if step.validation is not None:
+        figures = {k: round(v, 6) for k, v in step.validation.items()}
+        log_line(run_dir, "validation.jsonl", {"step": step.number, **figures, "best": step.best})

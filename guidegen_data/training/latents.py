@@ -63,14 +63,18 @@ def measure_latents(autoencoder: CTAutoencoder, volumes_hu: list[Tensor]) -> Non
 @torch.inference_mode()
 def encode_volume(autoencoder: CTAutoencoder, ct_hu: Tensor, batch_size: int = 16) -> Tensor:
     """Standardised latents (Z, C, x, y) float32 of a CT (X, Y, Z) in HU."""
+    device = autoencoder.latent_mean.device
     slices = ct_hu.permute(2, 0, 1).unsqueeze(1).float()
-    return torch.cat([autoencoder.encode(part).float() for part in slices.split(batch_size)])
+    return torch.cat([autoencoder.encode(part.to(device)).float() for part in slices.split(batch_size)])
 
 
-def load_latent_data(folder: Path, autoencoder: CTAutoencoder, encoder: TextEncoder, cache: Path) -> LatentData:
+def load_latent_data(
+    folder: Path, autoencoder: CTAutoencoder, encoder: TextEncoder, cache: Path, measured: bool = False
+) -> LatentData:
     """Encodes every prepared case that has a CT, once; kept in `cache` for the next run.
 
-    Measures the latent statistics on the first cases before encoding. SourceError when no case has a CT.
+    The latent statistics are measured on some of the cases first, unless they were `measured` on others already.
+    SourceError when no case has a CT.
     """
     if cache.exists():
         held = torch.load(cache, weights_only=True)
@@ -80,13 +84,8 @@ def load_latent_data(folder: Path, autoencoder: CTAutoencoder, encoder: TextEnco
         autoencoder.latent_std.copy_(held["std"])
         return LatentData(held["latents"], held["labels"], held["tokens"])
     paths = case_paths(folder)
-    volumes: list[Tensor] = []
-    for path in [*paths[:: max(1, len(paths) // 24)], *paths]:  # spread over the patients, as far as they have CTs
-        if len(volumes) < 24 and (ct := load_case(path).ct_hu) is not None:
-            volumes.append(torch.from_numpy(ct))
-    if not volumes:
-        raise SourceError(f"{folder} holds no case with a CT; stage 2 cannot be trained from label maps alone.")
-    measure_latents(autoencoder, volumes)
+    if not measured:
+        measure_latents(autoencoder, _some_volumes(paths))
     latents, labels, tokens = [], [], []
     for number, path in enumerate(tqdm(paths, desc="encoding", unit="case", disable=None)):
         case = load_case(path)
@@ -97,12 +96,25 @@ def load_latent_data(folder: Path, autoencoder: CTAutoencoder, encoder: TextEnco
         rng = np.random.default_rng(number)
         told = [_with_a_phase(case.findings, rng).prompt() for _ in range(_VERSIONS)]
         tokens.append(encoder(told).half())
+    if not latents:
+        raise SourceError(f"{folder} holds no case with a CT; stage 2 cannot be trained from label maps alone.")
     data = LatentData(torch.stack(latents), torch.stack(labels), torch.stack(tokens))
     state = {"mean": autoencoder.latent_mean.cpu(), "std": autoencoder.latent_std.cpu()}
     part = cache.with_suffix(".part")
     torch.save({"latents": data.latents, "labels": data.labels, "tokens": data.tokens, **state}, part)
     os.replace(part, cache)
     return data
+
+
+def _some_volumes(paths: list[Path]) -> list[Tensor]:
+    """Up to 24 CTs (X, Y, Z) in HU, spread over the files as far as they have CTs; SourceError when none has."""
+    volumes: list[Tensor] = []
+    for path in [*paths[:: max(1, len(paths) // 24)], *paths]:
+        if len(volumes) < 24 and (ct := load_case(path).ct_hu) is not None:
+            volumes.append(torch.from_numpy(ct))
+    if not volumes:
+        raise SourceError(f"{paths[0].parent} holds no case with a CT; stage 2 cannot be trained from labels alone.")
+    return volumes
 
 
 def _with_a_phase(findings: Findings, rng: np.random.Generator) -> Findings:

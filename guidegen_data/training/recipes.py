@@ -82,7 +82,29 @@ def _base() -> Recipe:
     )
 
 
-RECIPES = {recipe.name: recipe for recipe in (_tiny(), _small(), _base())}
+def _paper() -> Recipe:
+    """As long and as large as the paper's networks; its batch of one is accumulated to eight."""
+    return Recipe(
+        "paper",
+        "the size and the length of the paper's networks, for several GPUs and thousands of CTs: weeks",
+        StageRecipe(
+            {"latent_channels": 8, "block_out_channels": (128, 256), "layers_per_block": 2},
+            FitConfig(num_steps=200000, batch_size=32, learning_rate=2e-4, ema_decay=0.9999, save_every=2000),
+        ),
+        StageRecipe(
+            {"channels": (96, 224, 448), "vector_size": 512},
+            FitConfig(
+                num_steps=713000, batch_size=4, accumulate=2, learning_rate=1e-4, ema_decay=0.9999, save_every=2000
+            ),
+        ),
+        StageRecipe(
+            {"latent_channels": 8, "channels": (224, 448, 672), "vector_size": 512},
+            FitConfig(num_steps=400000, batch_size=64, learning_rate=1e-4, ema_decay=0.9999, save_every=2000),
+        ),
+    )
+
+
+RECIPES = {recipe.name: recipe for recipe in (_tiny(), _small(), _base(), _paper())}
 
 
 def recipe_named(name: str) -> Recipe:

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from guidegen_data.anatomy import Anatomy
+from guidegen_data.anatomy_files import FILE_NAME, write_anatomy
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder, autoencoder_loss
-from guidegen_data.models.mask_sampler import MaskSampler, mask_loss
+from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler, mask_loss
 from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names
 from guidegen_data.sources.bases import find_bases
-from guidegen_data.sources.prepared import case_paths, load_case, training_folder
+from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
 from guidegen_data.sources.volumes import Volume, read_ct, resample_ct, without_table
 from guidegen_data.training.ct_slices import SliceSource
-from guidegen_data.training.fit import FitConfig, Step, fit
-from guidegen_data.training.latents import load_latent_data
-from guidegen_data.training.masks import load_mask_data
+from guidegen_data.training.fit import FitConfig, Step, fit, step_generator
+from guidegen_data.training.initial import Initial, initial_network, start_from
+from guidegen_data.training.latents import LatentData, load_latent_data
+from guidegen_data.training.masks import MaskData, load_mask_data
+from guidegen_data.training.parallel import Parallel, join
 from guidegen_data.training.recipes import StageRecipe
+from guidegen_data.training.sheets import autoencoder_sheet, mask_sheet, slice_sheet
+
+#: Batches that a validation takes, and the seed of all its random numbers.
+_VALIDATION_BATCHES, _VALIDATION_SEED = 8, 20_240_311
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every stage needs beside its data: run folder, recipe, label table, device, and the model it starts from."""
+
+    run_dir: Path
+    recipe: StageRecipe
+    anatomy: Anatomy
+    device: str = "cpu"
+    initial: str | None = None
+    sheets: bool = True
 
 
 def read_training_cts(folder: Path, spacing_mm: tuple[float, float, float], leave_out: tuple[str, ...]) -> list[Tensor]:
@@ -33,11 +53,7 @@ def read_training_cts(folder: Path, spacing_mm: tuple[float, float, float], leav
     Of raw ones two versions, float32: once anti-aliased and once sharp. Prepared ones are int16 as they are.
     """
     if (folder / "prepared.json").exists():
-        cases = (load_case(p) for p in case_paths(training_folder(folder)))
-        held = [torch.from_numpy(c.ct_hu).short() for c in cases if c.ct_hu is not None and c.base not in leave_out]
-        if not held:
-            raise SourceError(f"{folder} holds no case with a CT; the autoencoder cannot be trained from labels alone.")
-        return held
+        return _prepared_cts(training_folder(folder), leave_out)
     volumes = []
     for name, (path, _) in find_bases(folder).items():
         if path is not None and name not in leave_out:
@@ -47,57 +63,151 @@ def read_training_cts(folder: Path, spacing_mm: tuple[float, float, float], leav
     return volumes
 
 
-def train_autoencoder(
-    folder: Path, run_dir: Path, recipe: StageRecipe, anatomy: Anatomy, leave_out: tuple[str, ...] = ()
-) -> Iterator[Step]:
-    """Trains the CT autoencoder on the raw CTs of a folder, `leave_out` kept aside for `guidegen evaluate`."""
-    source = SliceSource(read_training_cts(folder, anatomy.spacing_mm, leave_out), anatomy.shape[0])
+def _prepared_cts(folder: Path, leave_out: tuple[str, ...] = ()) -> list[Tensor]:
+    cases = (load_case(p) for p in case_paths(folder))
+    held = [torch.from_numpy(c.ct_hu).short() for c in cases if c.ct_hu is not None and c.base not in leave_out]
+    if not held:
+        raise SourceError(f"{folder} holds no case with a CT; the autoencoder cannot be trained from labels alone.")
+    return held
+
+
+def train_autoencoder(folder: Path, setting: Setting, leave_out: tuple[str, ...] = ()) -> Iterator[Step]:
+    """Trains the CT autoencoder on the CTs of a folder, `leave_out` kept aside for `guidegen evaluate`."""
+    parallel, device = join(setting.device)
+    network = initial_network(setting.initial, Initial.AUTOENCODER, setting.recipe.network)
+    model = CTAutoencoder(**network)
+    size, batch_size = setting.anatomy.shape[0], setting.recipe.fit.batch_size
+    source = SliceSource(read_training_cts(folder, setting.anatomy.spacing_mm, leave_out), size)
+    held = validation_folder(folder) if setting.recipe.fit.validate_every else None
+    apart = None if held is None else SliceSource(_prepared_cts(held), size)
 
     def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = source.batch(recipe.fit.batch_size, generator)
-        return autoencoder_loss(model, batch, generator)._asdict()
+        return autoencoder_loss(model, source.batch(batch_size, generator).to(device), generator)._asdict()
 
-    yield from _fit(CTAutoencoder(**recipe.network), loss_of, recipe.fit, run_dir)
+    def loss_apart(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        assert apart is not None
+        return autoencoder_loss(model, apart.batch(batch_size, generator).to(device), generator)._asdict()
+
+    def sheet(model: nn.Module, path: Path) -> None:
+        batch = (apart or source).batch(6, step_generator(_VALIDATION_SEED, 0))
+        autoencoder_sheet(model, batch.to(device), path)
+
+    start_from(model, setting.initial, Initial.AUTOENCODER)
+    yield from _fit(model, loss_of, setting, parallel, device, loss_apart if apart else None, sheet)
 
 
-def train_masks(folder: Path, run_dir: Path, recipe: StageRecipe, anatomy: Anatomy) -> Iterator[Step]:
+def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     """Trains stage 1 on a prepared folder."""
-    model = MaskSampler(num_classes=anatomy.num_classes, fields=field_names(anatomy), **recipe.network)
-    data = load_mask_data(training_folder(folder), anatomy, TextEncoder(), tuple(model.config.shape))
-    process = CategoricalScheduler(num_classes=anatomy.num_classes).process
-    weight = data.class_weight()
+    parallel, device = join(setting.device)
+    anatomy, fit_config = setting.anatomy, setting.recipe.fit
+    network = initial_network(setting.initial, Initial.MASKS, setting.recipe.network)
+    model = MaskSampler(num_classes=anatomy.num_classes, fields=field_names(anatomy), **network)
+    shape = tuple(model.config.shape)
+    data = load_mask_data(training_folder(folder), anatomy, TextEncoder(), shape).to(device)
+    held = validation_folder(folder) if fit_config.validate_every else None
+    apart = None if held is None else load_mask_data(held, anatomy, TextEncoder(), shape).to(device)
+    scheduler = CategoricalScheduler(num_classes=anatomy.num_classes)
+    weight = data.class_weight().to(device)
 
-    def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        labels, condition = data.batch(recipe.fit.batch_size, generator)
-        return mask_loss(model, process, labels, condition, weight, generator)
+    def loss_on(data: MaskData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
+        def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+            labels, condition = data.batch(fit_config.batch_size, generator)
+            return mask_loss(model, scheduler.process, labels, condition, weight, generator)
 
-    yield from _fit(model, loss_of, recipe.fit, run_dir)
+        return loss_of
+
+    def sheet(model: nn.Module, path: Path) -> None:
+        real, condition = (apart or data).batch(4, step_generator(_VALIDATION_SEED, 0))
+        assert isinstance(condition, MaskCondition)
+        mask_sheet(model, scheduler, real, condition, anatomy, path)
+
+    start_from(model, setting.initial, Initial.MASKS)
+    yield from _fit(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
-def train_slices(
-    folder: Path, run_dir: Path, recipe: StageRecipe, anatomy: Anatomy, autoencoder_run: Path
-) -> Iterator[Step]:
+def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Iterator[Step]:
     """Trains stage 2 on a prepared folder, in the latents of a trained autoencoder.
 
-    Writes the autoencoder with its measured latent statistics to `run_dir/autoencoder`.
+    Writes the autoencoder with its measured latent statistics to `autoencoder` in the run folder.
     """
-    autoencoder = load_part(CTAutoencoder, autoencoder_run / "model")
+    parallel, device = join(setting.device)
+    run_dir, fit_config = setting.run_dir, setting.recipe.fit
+    autoencoder = load_part(CTAutoencoder, best_or_last(autoencoder_run)).to(device)
     run_dir.mkdir(parents=True, exist_ok=True)
     data = load_latent_data(training_folder(folder), autoencoder, TextEncoder(), run_dir / "latents.pt")
+    held = validation_folder(folder) if fit_config.validate_every else None
+    apart = None if held is None else load_latent_data(
+        held, autoencoder, TextEncoder(), run_dir / "latents-validation.pt", measured=True
+    )  # fmt: skip
     autoencoder.save_pretrained(run_dir / "autoencoder")
+    network = initial_network(setting.initial, Initial.SLICES, setting.recipe.network)
+    model = SliceGenerator(num_classes=setting.anatomy.num_classes, **network)
 
-    def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        return slice_loss(model, **data.batch(recipe.fit.batch_size, generator), generator=generator)
+    def loss_on(data: LatentData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
+        def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+            batch = {k: v.to(device) for k, v in data.batch(fit_config.batch_size, generator).items()}
+            return slice_loss(model, **batch, generator=generator)
 
-    yield from _fit(SliceGenerator(num_classes=anatomy.num_classes, **recipe.network), loss_of, recipe.fit, run_dir)
+        return loss_of
+
+    def sheet(model: nn.Module, path: Path) -> None:
+        batch = (apart or data).batch(6, step_generator(_VALIDATION_SEED, 0))
+        slice_sheet(model, autoencoder, {k: v.to(device) for k, v in batch.items()}, path)
+
+    start_from(model, setting.initial, Initial.SLICES)
+    yield from _fit(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
-def _fit(model: nn.Module, loss_of, config: FitConfig, run_dir: Path) -> Iterator[Step]:
-    ema = copy.deepcopy(model)
-    for step in fit(model, ema, loss_of, config, run_dir):
-        if (step.number + 1) % config.save_every == 0 or step.number + 1 == config.num_steps:
-            ema.save_pretrained(run_dir / "model")
+def _fit(
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]],
+    setting: Setting,
+    parallel: Parallel,
+    device: torch.device,
+    loss_apart: Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]] | None,
+    sheet: Callable[[nn.Module, Path], None],
+) -> Iterator[Step]:
+    """Trains on the device; saves the average to `model`, the best validated one to `best`, sheets to `sheets`."""
+    config, run_dir = setting.recipe.fit, setting.run_dir
+    model = model.to(device)
+    ema = copy.deepcopy(model).requires_grad_(False)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_anatomy(setting.anatomy, run_dir / FILE_NAME)
+    validate = None if loss_apart is None else _validation(loss_apart, config, device)
+    for step in fit(model, ema, loss_of, config, run_dir, validate, parallel):
+        if parallel.is_main:
+            if step.best:
+                ema.save_pretrained(run_dir / "best")
+            if step.saved:
+                ema.save_pretrained(run_dir / "model")
+            if setting.sheets and (step.validation is not None or step.number + 1 == config.num_steps):
+                (run_dir / "sheets").mkdir(exist_ok=True)
+                sheet(ema, run_dir / "sheets" / f"step-{step.number + 1:07d}.png")
         yield step
+
+
+def _validation(
+    loss_of: Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]], config: FitConfig, device: torch.device
+) -> Callable[[nn.Module], dict[str, float]]:
+    """The mean losses of the same few batches each time: what differs between two validations is the network."""
+
+    @torch.no_grad()
+    def validate(model: nn.Module) -> dict[str, float]:
+        model.eval()
+        sums: dict[str, float] = {}
+        for index in range(_VALIDATION_BATCHES):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type in ("cpu", "cuda")):
+                losses = loss_of(model, index, step_generator(_VALIDATION_SEED, index))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value) / _VALIDATION_BATCHES
+        return sums
+
+    return validate
+
+
+def best_or_last(run: Path) -> Path:
+    """The folder of a run's weights: the best validated ones where it was validated, else the last."""
+    return run / "best" if (run / "best" / "config.json").exists() else run / "model"
 
 
 def load_part(kind: type, folder: Path):

@@ -1,0 +1,98 @@
+"""What a stage of a recipe costs: parameters, memory, operations, counted before anything is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.models.autoencoder import CTAutoencoder, compand
+from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
+from guidegen_data.models.slice_generator import SliceGenerator
+from guidegen_data.reports.fields import field_names
+from guidegen_data.training.recipes import RECIPES, Recipe, StageRecipe
+
+_TOKENS, _TOKEN_SIZE = 32, 384
+#: Bytes a parameter in training: weight, gradient, two moments of Adam, average.
+_BYTES = 20
+#: A backward pass takes twice the operations of the forward pass.
+_PASSES = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters; memory of training at the recipe's batch size in GiB; operations of one example in training."""
+
+    parameters: int
+    memory_gib: float
+    operations: float
+
+    def line(self) -> str:
+        return (
+            f"{self.parameters / 1e6:.1f} M parameters, about {self.memory_gib:.1f} GiB in training, "
+            f"{self.operations / 1e9:.0f} G operations an example"
+        )
+
+
+def stage_cost(stage: str, recipe: StageRecipe, anatomy: Anatomy) -> Cost:
+    """The cost of a stage of a recipe for an anatomy; nothing is allocated."""
+    with torch.device("meta"):
+        model, run = _network(stage, recipe, anatomy)
+        weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        saved: dict[int, int] = {}
+        kept: list[Tensor] = []  # a storage that is let go would be counted as one with a later one
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept.append(tensor)
+            if storage._cdata not in weights:
+                saved[storage._cdata] = tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            counter = FlopCounterMode(display=False)
+            with counter:
+                run()
+    parameters = sum(p.numel() for p in model.parameters())
+    width = 0.5 if recipe.fit.bf16 else 1.0
+    memory = parameters * _BYTES + recipe.fit.batch_size * sum(saved.values()) * width
+    return Cost(parameters, memory / 2**30, _PASSES * float(counter.get_total_flops()))
+
+
+def _network(stage: str, recipe: StageRecipe, anatomy: Anatomy):
+    """A stage's network and a forward pass of one example."""
+    x, y, _ = anatomy.shape
+    tokens = torch.zeros(1, _TOKENS, _TOKEN_SIZE)
+    if stage == "autoencoder":
+        autoencoder = CTAutoencoder(**recipe.network)
+        ct = compand(torch.zeros(1, 1, x, y))
+
+        def reconstruct() -> Tensor:
+            mean = autoencoder._posterior(ct).mean
+            return autoencoder._decode_companded(mean)
+
+        return autoencoder, reconstruct
+    if stage == "masks":
+        sampler = MaskSampler(num_classes=anatomy.num_classes, fields=field_names(anatomy), **recipe.network)
+        shape = tuple(sampler.config.shape)
+        told = MaskCondition(tokens, torch.zeros(1, len(field_names(anatomy))), torch.zeros(1, *shape))
+        noisy = torch.zeros(1, *shape, dtype=torch.int64)
+        return sampler, lambda: sampler(noisy, torch.zeros(1), torch.full((1,), 0.5), told)
+    generator = SliceGenerator(num_classes=anatomy.num_classes, **recipe.network)
+    latents = torch.zeros(1, generator.config.latent_channels, x // 4, y // 4)
+    classes, zero = torch.zeros(1, 3 * anatomy.num_classes, x, y), torch.zeros(1)
+    return generator, lambda: generator(latents, zero, generator.mask_encoder(classes), latents, zero, tokens)
+
+
+def recipe_table(stage: str, anatomy: Anatomy) -> str:
+    """One line a recipe: name, what it is for, what its stage costs."""
+    return "\n".join(_line(recipe, stage, anatomy) for recipe in RECIPES.values())
+
+
+def _line(recipe: Recipe, stage: str, anatomy: Anatomy) -> str:
+    part = recipe.stage(stage)
+    steps = f"{part.fit.num_steps} steps of {part.fit.batch_size * part.fit.accumulate}"
+    return f"{recipe.name:6} {recipe.about}\n       {stage}: {stage_cost(stage, part, anatomy).line()}; {steps}"

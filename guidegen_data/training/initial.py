@@ -1,0 +1,63 @@
+"""Fine-tuning: a network that starts from the weights of a trained model, as far as the shapes agree."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from guidegen_data.errors import ModelError
+from guidegen_data.pipeline import model_folder
+
+
+class Initial(enum.Enum):
+    """The part of a model folder that a stage starts from."""
+
+    AUTOENCODER = "autoencoder"
+    MASKS = "mask_sampler"
+    SLICES = "slice_generator"
+
+
+#: What belongs to the vocabulary of a model, not to its size.
+_OF_THE_TABLE = {"num_classes", "fields"}
+
+
+def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of the network: those of the model it starts from, else the recipe's. ModelError for a missing model."""
+    if model is None:
+        return dict(recipe)
+    try:
+        config = json.loads((model_folder(model) / part.value / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {model!r} has no readable {part.value}/config.json; copy its folder again.") from error
+    kept = {k: v for k, v in config.items() if not k.startswith("_") and k not in _OF_THE_TABLE}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+
+
+def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
+    """Copies into a network every tensor of a model's part whose name and shape agree, and says how many on stderr.
+
+    Input and output layers of another label table stay as they are. ModelError when less than half would be taken.
+    """
+    if model is None:
+        return
+    from safetensors.torch import load_file
+
+    path = model_folder(model) / part.value / "diffusion_pytorch_model.safetensors"
+    try:
+        held = load_file(path)
+    except Exception as error:  # safetensors raises many kinds for a damaged file
+        raise ModelError(f"{path.parent.name} of model {model!r} cannot be read; copy its folder again.") from error
+    own = network.state_dict()
+    taken = {k: v.to(own[k].dtype) for k, v in held.items() if k in own and own[k].shape == v.shape}
+    share = sum(v.numel() for v in taken.values()) / sum(v.numel() for v in own.values())
+    if share < 0.5:
+        raise ModelError(f"only {share:.0%} of the weights of {model!r} fit this network; start without --init.")
+    with torch.no_grad():
+        network.load_state_dict(taken, strict=False)
+    print(f"{part.value}: {share:.1%} of the weights taken from {model}", file=sys.stderr)

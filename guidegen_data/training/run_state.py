@@ -1,0 +1,74 @@
+"""The folder of a training run: its configuration, its log, and the state from which it goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from guidegen_data.errors import ModelError
+
+if TYPE_CHECKING:
+    from guidegen_data.training.fit import FitConfig, Progress
+
+
+def save_state(
+    model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, config: FitConfig, run: Path
+) -> None:
+    """Writes everything a resumed run needs to `run/state.pt`, whole or not at all."""
+    state: dict[str, Any] = {
+        "step": progress.step,
+        "best": progress.best,
+        "stale": progress.stale,
+        "config": asdict(config),
+        "model": model.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    part = run / "state.pt.part"
+    torch.save(state, part)
+    os.replace(part, run / "state.pt")
+
+
+def resume(
+    model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, config: FitConfig, run: Path
+) -> None:
+    """Fills model, average, optimizer and progress from the folder, or writes its configuration when it is new.
+
+    Raises ModelError when the folder belongs to another configuration or model, or is damaged.
+    """
+    path = run / "state.pt"
+    if not path.exists():
+        ema.load_state_dict(model.state_dict())
+        (run / "config.json").write_text(json.dumps(asdict(config), indent=1))
+        return
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        # A run that was started before an entry existed had its default.
+        defaults = asdict(type(config)())
+        if defaults | state["config"] != asdict(config):
+            raise ModelError(
+                f"{run} was started with another configuration ({run / 'config.json'}); "
+                f"use the same one, or another run folder."
+            )
+        model.load_state_dict(state["model"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{path} does not fit this model or is damaged; choose another run folder.") from error
+    progress.step = int(state["step"])
+    progress.best = float(state.get("best", float("inf")))
+    progress.stale = int(state.get("stale", 0))
+
+
+def log_line(run: Path, name: str, line: dict[str, Any]) -> None:
+    """Appends one JSON line to a log of the run."""
+    with open(run / name, "a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
