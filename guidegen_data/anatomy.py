@@ -33,6 +33,7 @@ class OrganClass:
     hu: tuple[float, float]
     volume_ml: tuple[float, float]
     colour: tuple[int, int, int]
+    tissue_hu: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,8 @@ _HEAD_NECK_CLASSES = (
     OrganClass(6, "larynx", ("Larynx",), (-714, 238), (0.27, 96.4), (150, 98, 83)),
     OrganClass(7, "mandible", ("Mandible",), (238, 1162), (13.52, 164.5), (253, 232, 158)),
     OrganClass(8, "ptv70", ("PTV70",), (-185, 149), (20.61, 1867.7), (144, 238, 60)),
+    OrganClass(9, "soft tissue", (), (-150, 120), (0, 1e9), (120, 100, 95), (-300.0, 250.0)),
+    OrganClass(10, "bone", (), (280, 1500), (0, 1e9), (241, 214, 145), (250.0, 3100.0)),
 )
 
 _LEVELS = ("upper third", "middle third", "lower third")
@@ -256,9 +259,9 @@ _HEAD_NECK_ORGANS = (
         for c in _HEAD_NECK_CLASSES
         if 0 < c.id < 8
     ),
-    FindingOrgan("right hemineck", "background", "right", sites=_LEVELS),
-    FindingOrgan("left hemineck", "background", "left", sites=_LEVELS),
-    FindingOrgan("central neck", "background", sites=_LEVELS),
+    FindingOrgan("right hemineck", "soft tissue", "right", sites=_LEVELS),
+    FindingOrgan("left hemineck", "soft tissue", "left", sites=_LEVELS),
+    FindingOrgan("central neck", "soft tissue", sites=_LEVELS),
 )
 
 HEAD_NECK = Anatomy(
@@ -270,7 +273,7 @@ HEAD_NECK = Anatomy(
     lesion_class="ptv70",
     spacing_mm=(2.5, 2.5, 2.5),
     region_organs=dict.fromkeys(("head and neck", "neck"), frozenset(o.name for o in _HEAD_NECK_ORGANS)),
-    frame=LesionFrame(12.0, (51.0, 25.0), ((-68.0, 68.0), (-36.0, 76.0), (-51.0, 108.0))),
+    frame=LesionFrame(12.0, (51.0, 25.0), ((-68.0, 68.0), (-36.0, 76.0), (-51.0, 108.0)), "soft tissue"),
     layout_mm={
         "brainstem": (0.2, -16.3, 113.8),
         "spinal cord": (0.0, -36.1, -13.7),

@@ -94,5 +94,16 @@ def place(
     blur = [max(0.0, 0.4 * (new / old - 1)) for old, new in zip(spacing, anatomy.spacing_mm, strict=True)]
     ct = ndimage.gaussian_filter(labelled.ct.array, blur) if any(blur) else labelled.ct.array
     ct = warp.sample(ct, points, spacing, order=1, outside=_AIR_HU)
-    labels = warp.sample_classes(labelled.labels, points, spacing, blur)
+    labels = with_tissues(warp.sample_classes(labelled.labels, points, spacing, blur), ct, anatomy)
     return Placed(np.clip(ct, *anatomy.hu_range).astype(np.float32), labels)
+
+
+def with_tissues(labels: np.ndarray, ct_hu: np.ndarray, anatomy: Anatomy) -> np.ndarray:
+    """The labels with what no contour holds given to the anatomy's tissues by HU; the rest (air) stays background."""
+    free = labels == 0
+    out = labels.copy()
+    for tissue in anatomy.classes:
+        if tissue.tissue_hu is not None:
+            low, high = tissue.tissue_hu
+            out[free & (ct_hu >= low) & (ct_hu < high)] = tissue.id
+    return out
