@@ -17,7 +17,7 @@ from guidegen_data.case import Case, centred_affine
 from guidegen_data.cleanup import clean_up
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError
-from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes
+from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes, size_lean
 from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.autoencoder import CTAutoencoder
@@ -53,6 +53,8 @@ class GuideGenPipeline(DiffusionPipeline):
         previous_level: float = 0.1,
         anchor_time: float = 0.9,
         anchor_strength: float = 1.3,
+        size_strength: float = 0.6,
+        volume_ratio: Sequence[float] | None = None,
         delay_ct: int | None = None,
         noise_hu: tuple[float, float] = (3.0, 12.0),
     ) -> None:
@@ -73,6 +75,8 @@ class GuideGenPipeline(DiffusionPipeline):
             previous_level=previous_level,
             anchor_time=anchor_time,
             anchor_strength=anchor_strength,
+            size_strength=size_strength,
+            volume_ratio=None if volume_ratio is None else list(volume_ratio),
             delay_ct=delay_ct,
             noise_hu=tuple(noise_hu),
         )
@@ -185,6 +189,7 @@ class GuideGenPipeline(DiffusionPipeline):
             num_steps,
             guidance,
             forbidden=torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings])),
+            lean=torch.from_numpy(np.stack([size_lean(f, width, self.config.size_strength) for f in findings])),
             known=known,
             place=self.placer(findings, seeds),
         )
@@ -219,6 +224,7 @@ class GuideGenPipeline(DiffusionPipeline):
         guidance: float | None = None,
         temperature: float = 1.0,
         forbidden: Tensor | None = None,
+        lean: Tensor | None = None,
         known: Tensor | None = None,
         place: Callable[[float, Tensor], Placement | None] | None = None,
     ) -> Tensor:
@@ -233,8 +239,10 @@ class GuideGenPipeline(DiffusionPipeline):
             self.config.guidance if guidance is None else guidance,
             temperature,
             forbidden,
+            lean,
             known,
             place,
+            None if self.config.volume_ratio is None else torch.tensor(self.config.volume_ratio),
         )
 
     def sample_cts(

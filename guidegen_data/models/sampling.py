@@ -11,6 +11,7 @@ from torch import Tensor
 from guidegen_data.diffusion.categorical import CategoricalProcess, CategoricalScheduler, one_hot, upsample_belief
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
+from guidegen_data.models.upsampling import upsample_keeping_volumes
 
 _NEVER = -1e4
 
@@ -26,15 +27,19 @@ def sample_masks(
     guidance: float = 1.0,
     temperature: float = 1.0,
     forbidden: Tensor | None = None,
+    lean: Tensor | None = None,
     known: Tensor | None = None,
     place: Callable[[float, Tensor], Placement | None] | None = None,
+    volume_ratio: Tensor | None = None,
 ) -> Tensor:
     """Label maps (B, *shape) uint8 for what a report says; case b draws from generators[b] alone.
 
     Guidance 1 is the plain conditional model, 0 the unconditional one (Ho and Salimans 2022); a temperature below 1
-    sharpens every belief. The last belief is upsampled before its largest class is taken.
+    sharpens every belief. The last belief is upsampled before its largest class is taken; with a `volume_ratio` (K,)
+    the volumes it believes in are kept (`upsample_keeping_volumes`).
 
-    `forbidden` (B, K, X) bool on the sampler's own grid marks classes that no belief may hold at that x. `known`
+    `forbidden` (B, K, X) bool on the sampler's own grid marks classes that no belief may hold at that x; `lean`
+    (B, K, X) is added to the logits there, so that a class takes more or less room than it would. `known`
     (B, *shape) holds the labels that are given and -1 elsewhere: they are clamped in every belief, and kept as they are
     in the result. `place(t, belief)` is asked after every step, with the time in [0, 1] and the belief
     (B, K, X, Y, Z), for the lesions' places; None keeps the old ones. Where a lesion is new, x_s is drawn again as if
@@ -52,6 +57,8 @@ def sample_masks(
         logits = _guided(model, x_t, time, float(process.abar[t]), condition, guidance)
         if push is not None:
             logits[:, -1] += push
+        if lean is not None:
+            logits = logits + lean.to(logits)[..., None, None]
         if forbidden is not None:
             logits = logits.masked_fill(forbidden.to(logits.device)[..., None, None], _NEVER)
         belief = (logits / temperature).softmax(dim=1)
@@ -64,7 +71,10 @@ def sample_masks(
             condition = replace(condition, anchors=placed.anchors.to(x_t.device))
             push = placed.push.to(logits)
             x_t = imprinted(x_t, placed.new.to(x_t.device), process, scheduler.following(t), generators)
-    label_maps = upsample_belief(belief, shape)
+    if volume_ratio is None:
+        label_maps = upsample_belief(belief, shape)
+    else:
+        label_maps = upsample_keeping_volumes(belief, shape, volume_ratio)
     return label_maps if known is None else torch.where(known.to(x_t.device) >= 0, known.to(label_maps), label_maps)
 
 
