@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from ellipsoids import EllipsoidGenerator
 
+from benchmarks.crashes_victims import actors_in, workers_of
 from benchmarks.record import RESULTS, save
 from guidegen_data.shards import storage
 from guidegen_data.shards.manifest import WORK, RunConfig, shard_name
@@ -220,33 +221,6 @@ def blocks_begun(trace: Path) -> set[int]:
     """Blocks whose first drafts were made, by the generator's own record."""
     lines = [line.split() for line in trace.read_text().splitlines()] if trace.exists() else []
     return {int(words[1][1:]) // plan().recipe.block_size for words in lines if len(words) > 2}
-
-
-def workers_of(driver: int) -> list[int]:
-    """Worker processes of a driver that run now."""
-    return [pid for pid in _processes() if _parent(pid) == driver and "spawn_main" in _command(pid)]
-
-
-def actors_in(trace: Path) -> list[int]:
-    """Ray actors that have begun a block and run now."""
-    told = {int(line.split()[0]) for line in trace.read_text().splitlines()} if trace.exists() else set()
-    return [pid for pid in _processes() if pid in told and _command(pid).startswith("ray::")]
-
-
-def _processes() -> list[int]:
-    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
-
-
-def _parent(pid: int) -> int:
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return 0
-
-
-def _command(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    return ""
 
 
 def can_mount() -> bool:
