@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from guidegen_data.errors import ModelError
 from guidegen_data.training.parallel import Parallel
-from guidegen_data.training.run_state import log_line, resume, save_state
+from guidegen_data.training.run_state import cut_log, log_line, resume, save_state
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class Progress:
     stale: int = 0
 
 
+_LOG, _VALIDATION_LOG = "log.jsonl", "validation.jsonl"
+
 LossFn = Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]
 ValidateFn = Callable[[nn.Module], dict[str, float]]
 
@@ -100,6 +102,9 @@ def fit(
 ) -> Iterator[Step]:
     """Trains `model`, keeps its average in `ema`, and yields every step. Resumes from `run_dir` by itself.
 
+    The state of a step marked `saved` is written when the next step is asked for: what the caller keeps of it is on
+    disk before.
+
     `loss_of(model, step, generator)` returns named losses, of which 'total' is minimised; `validate(ema)` returns
     figures, of which 'total' is the one that counts. Raises ModelError when the run folder belongs to another
     configuration, a loss is not finite, or memory runs out.
@@ -112,6 +117,9 @@ def fit(
     )
     progress = Progress()
     resume(model, ema, optimizer, progress, config, run_dir)
+    if parallel.is_main:
+        for name in (_LOG, _VALIDATION_LOG):
+            cut_log(run_dir, name, progress.step)
     loss_module = parallel.wrap(model, loss_of)
     model.train()
     while progress.step < config.num_steps and not _is_stale(progress, config):
@@ -136,9 +144,10 @@ def fit(
         step = Step(number, losses, float(norm.detach()), time.perf_counter() - began, figures, best, saved, stopped)
         if parallel.is_main:
             _log(run_dir, step)
-            if saved:
-                save_state(model, ema, optimizer, progress, config, run_dir)
         yield step
+        # After the caller kept its weights: a run killed in between does the step again, and loses none of them.
+        if parallel.is_main and saved:
+            save_state(model, ema, optimizer, progress, config, run_dir)
 
 
 def _is_stale(progress: Progress, config: FitConfig) -> bool:
@@ -187,17 +196,23 @@ class out_of_memory_told:
             isinstance(error, RuntimeError) and any(w in str(error) for w in ("out of memory", "can't allocate memory"))
         )
         if told:
-            half = max(1, self.config.batch_size // 2)
-            raise ModelError(
-                f"a step needs more memory than {self.device} has: halve the batch and accumulate two, which is the "
-                f"same step (--batch-size {half} --accumulate {2 * self.config.accumulate}), or take a smaller recipe."
-            ) from error
+            raise ModelError(f"a step needs more memory than {self.device} has: {self._advice()}") from error
+
+    def _advice(self) -> str:
+        size, parts = self.config.batch_size, self.config.accumulate
+        if size == 1:
+            return "the batch is one example already, so take a smaller recipe."
+        smaller = next(n for n in range(size // 2, 0, -1) if size % n == 0)
+        return (
+            f"take smaller batches and more of them, which is the same step "
+            f"(--batch-size {smaller} --accumulate {parts * size // smaller}), or a smaller recipe."
+        )
 
 
 def _log(run_dir: Path, step: Step) -> None:
     line = {"step": step.number, **{k: round(v, 6) for k, v in step.losses.items()}}
     line |= {"gradient_norm": round(step.gradient_norm, 4), "seconds": round(step.seconds, 3)}
-    log_line(run_dir, "log.jsonl", line)
+    log_line(run_dir, _LOG, line)
     if step.validation is not None:
         figures = {k: round(v, 6) for k, v in step.validation.items()}
-        log_line(run_dir, "validation.jsonl", {"step": step.number, **figures, "best": step.best})
+        log_line(run_dir, _VALIDATION_LOG, {"step": step.number, **figures, "best": step.best})

@@ -31,8 +31,9 @@ def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any])
     """Sizes of the network: those of the model it starts from, else the recipe's. ModelError for a missing model."""
     if model is None:
         return dict(recipe)
+    folder = model_folder(model)
     try:
-        config = json.loads((model_folder(model) / part.value / "config.json").read_text())
+        config = json.loads((folder / part.value / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ModelError(f"model {model!r} has no readable {part.value}/config.json; copy its folder again.") from error
     kept = {k: v for k, v in config.items() if not k.startswith("_") and k not in _OF_THE_TABLE}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from guidegen_data.anatomy import PHASES, Anatomy
+from guidegen_data.errors import ModelError
 from guidegen_data.lesions import MIN_LESION_VOXELS, lesion_size_mm
 from guidegen_data.models.anchors import anchor_balls
 from guidegen_data.models.mask_sampler import MaskCondition
@@ -119,13 +121,23 @@ class MaskData:
 def load_mask_data(
     folder: Path, anatomy: Anatomy, encoder: TextEncoder, shape: tuple[int, int, int], versions: int = 3
 ) -> MaskData:
-    """Reads a prepared folder once; what training needs of it is kept beside it for the next run."""
+    """Reads a prepared folder once; what training needs of it is kept beside it for the next run.
+
+    ModelError when the sampler's grid `shape` is no whole fraction of the anatomy's.
+    """
     paths = case_paths(folder)
     factor = anatomy.shape[0] // shape[0]
+    if tuple(n * factor for n in shape) != tuple(anatomy.shape):
+        raise ModelError(
+            f"the sampler's grid {shape} must be a whole fraction of the {anatomy.name} table's {anatomy.shape}; give "
+            f"the anatomy another shape, or start without --init."
+        )
     cache = folder / f"masks-{len(paths)}-f{factor}-v{versions}.pt"
     if not cache.exists():
         held = _read_mask_data(paths, anatomy, encoder, factor, versions)
-        torch.save(held, cache)
+        part = cache.with_suffix(".part")
+        torch.save(held, part)
+        os.replace(part, cache)
     return MaskData(**torch.load(cache, weights_only=True), num_classes=anatomy.num_classes)
 
 

@@ -33,6 +33,10 @@ class Parallel:
         loss = LossModule(model, loss_of)
         return loss if self.accelerator is None else self.accelerator.prepare(loss)
 
+    def first(self) -> contextlib.AbstractContextManager:
+        """The first process goes ahead, so that the others find what it wrote."""
+        return contextlib.nullcontext() if self.accelerator is None else self.accelerator.main_process_first()
+
     def synchronised(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager:
         """Gradients are exchanged in the last batch of a step only."""
         return contextlib.nullcontext() if last or self.accelerator is None else self.accelerator.no_sync(module)

@@ -72,3 +72,21 @@ def log_line(run: Path, name: str, line: dict[str, Any]) -> None:
     """Appends one JSON line to a log of the run."""
     with open(run / name, "a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
+
+
+def cut_log(run: Path, name: str, step: int) -> None:
+    """Drops the lines of steps that a killed run did after its last state, and a line it did not finish."""
+    path = run / name
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) < step]
+    part = path.with_name(name + ".part")
+    part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

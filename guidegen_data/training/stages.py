@@ -103,9 +103,10 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     network = initial_network(setting.initial, Initial.MASKS, setting.recipe.network)
     model = MaskSampler(num_classes=anatomy.num_classes, fields=field_names(anatomy), **network)
     shape = tuple(model.config.shape)
-    data = load_mask_data(training_folder(folder), anatomy, TextEncoder(), shape).to(device)
     held = validation_folder(folder) if fit_config.validate_every else None
-    apart = None if held is None else load_mask_data(held, anatomy, TextEncoder(), shape).to(device)
+    with parallel.first():
+        data = load_mask_data(training_folder(folder), anatomy, TextEncoder(), shape).to(device)
+        apart = None if held is None else load_mask_data(held, anatomy, TextEncoder(), shape).to(device)
     scheduler = CategoricalScheduler(num_classes=anatomy.num_classes)
     weight = data.class_weight().to(device)
 
@@ -134,12 +135,14 @@ def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Itera
     run_dir, fit_config = setting.run_dir, setting.recipe.fit
     autoencoder = load_part(CTAutoencoder, best_or_last(autoencoder_run)).to(device)
     run_dir.mkdir(parents=True, exist_ok=True)
-    data = load_latent_data(training_folder(folder), autoencoder, TextEncoder(), run_dir / "latents.pt")
     held = validation_folder(folder) if fit_config.validate_every else None
-    apart = None if held is None else load_latent_data(
-        held, autoencoder, TextEncoder(), run_dir / "latents-validation.pt", measured=True
-    )  # fmt: skip
-    autoencoder.save_pretrained(run_dir / "autoencoder")
+    with parallel.first():
+        data = load_latent_data(training_folder(folder), autoencoder, TextEncoder(), run_dir / "latents.pt")
+        apart = None if held is None else load_latent_data(
+            held, autoencoder, TextEncoder(), run_dir / "latents-validation.pt", measured=True
+        )  # fmt: skip
+    if parallel.is_main:
+        autoencoder.save_pretrained(run_dir / "autoencoder")
     network = initial_network(setting.initial, Initial.SLICES, setting.recipe.network)
     model = SliceGenerator(num_classes=setting.anatomy.num_classes, **network)
 
@@ -172,7 +175,8 @@ def _fit(
     model = model.to(device)
     ema = copy.deepcopy(model).requires_grad_(False)
     run_dir.mkdir(parents=True, exist_ok=True)
-    write_anatomy(setting.anatomy, run_dir / FILE_NAME)
+    if parallel.is_main:
+        write_anatomy(setting.anatomy, run_dir / FILE_NAME)
     validate = None if loss_apart is None else _validation(loss_apart, config, device)
     for step in fit(model, ema, loss_of, config, run_dir, validate, parallel):
         if parallel.is_main:
