@@ -60,3 +60,42 @@ def write_nifti(folder: Path, num: int, axes: str = "RAS") -> None:
         save(label, folder / f"p{k}_label.nii.gz", axes)
     (folder / "classes.json").write_text(json.dumps(CLASSES))
     (folder / "anatomy.yaml").write_text(ANATOMY)
+
+
+# OpenKBP structure -> centre and radii in mm, RAS+ from the middle of the field, and HU.
+HEAD_AND_NECK = {
+    "Brainstem": ((0, -16, 95), (14, 14, 22), 35),
+    "SpinalCord": ((0, -36, 0), (6, 6, 90), 30),
+    "RightParotid": ((58, 9, 70), (13, 17, 24), 10),
+    "LeftParotid": ((-58, 9, 70), (13, 17, 24), 10),
+    "Larynx": ((0, 20, -4), (17, 14, 18), 20),
+    "Mandible": ((0, 56, 58), (30, 9, 14), 700),
+    "PTV70": ((30, 20, 20), (24, 22, 26), 40),
+}
+RAW_SHAPE, RAW_SPACING_MM = (128, 128, 128), (4.0, 4.0, 3.0)
+
+
+def write_openkbp(folder: Path, num: int, split: str = "train") -> None:
+    """Patients as the OpenKBP download has them: sparse CSVs over y front to back, x right to left, z downwards."""
+    axes = [(np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(RAW_SHAPE, RAW_SPACING_MM, strict=True)]
+    xyz = np.stack(np.meshgrid(*axes, indexing="ij"))
+    for k in range(1, num + 1):
+        rng = np.random.default_rng(k)
+        here = folder / f"{split}-pats" / f"pt_{k}"
+        here.mkdir(parents=True)
+        ct = np.where(_ellipsoid(xyz, (0, 0, 0), (85 + 3 * k, 105, 1e5)) & (np.abs(xyz[2]) < 140), 40, -1024)
+        for name, (centre, radii, hu) in HEAD_AND_NECK.items():
+            mask = _ellipsoid(xyz, np.add(centre, rng.uniform(-3, 3, 3)), np.multiply(radii, 1 + 0.04 * k))
+            ct[mask] = hu
+            rows = "".join(f"{i},\n" for i in np.flatnonzero(_raw(mask)))
+            (here / f"{name}.csv").write_text(",data\n" + rows)
+        stored = _raw(ct + 1024)
+        held = np.flatnonzero(stored)
+        rows = "".join(f"{i},{v}\n" for i, v in zip(held.tolist(), stored[held].tolist(), strict=True))
+        (here / "ct.csv").write_text(",data\n" + rows)
+        x, y, z = RAW_SPACING_MM
+        (here / "voxel_dimensions.csv").write_text(f"{y}\n{x}\n{z}\n")
+
+
+def _raw(array: np.ndarray) -> np.ndarray:
+    return np.flip(array).swapaxes(0, 1).ravel()
