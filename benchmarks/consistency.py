@@ -39,11 +39,10 @@ def drawn_label_maps(
 ) -> tuple[list[np.ndarray], int]:
     """Label maps (X, Y, Z) uint8 made in one of WAYS, and how many lesions a rule added."""
     generators = [torch.Generator().manual_seed(s) for s in seeds]
-    tokens = pipe.encode([f.prompt() for f in findings])
     if how == "system":
-        held = pipe.label_maps(findings, tokens, generators, seeds)
+        held = pipe.label_maps(findings, generators, seeds)
         return [label_map for label_map, _ in held], sum(done["lesions_added"] for _, done in held)
-    told, forbidden, place = pipe.condition(findings, tokens), None, None
+    told, forbidden, place = pipe.condition(findings), None, None
     if how == "anchored":
         width = pipe.mask_sampler.config.shape[0]
         forbidden = torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings]))

@@ -100,7 +100,7 @@ def ours(pipe: GuideGenPipeline, seed: int) -> tuple[float, float]:
     began = time.perf_counter()
     tokens = pipe.encode([findings[0].prompt()])
     generators = [torch.Generator().manual_seed(seed)]
-    label_map, _ = pipe.label_maps(findings, tokens, generators, [seed])[0]
+    label_map, _ = pipe.label_maps(findings, generators, [seed])[0]
     half = time.perf_counter()
     pipe.sample_cts(torch.from_numpy(label_map)[None], tokens, generators)
     done = time.perf_counter()

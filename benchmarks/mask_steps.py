@@ -52,7 +52,7 @@ def main() -> None:
             block = asked[start : start + _BATCH]
             seeds = [args.seed * 100_000 + start + b for b in range(len(block))]
             masks = pipe.sample_masks(
-                pipe.condition(block, pipe.encode([f.prompt() for f in block])),
+                pipe.condition(block),
                 [torch.Generator().manual_seed(s) for s in seeds],
                 steps,
                 forbidden=torch.from_numpy(np.stack([forbidden_classes(f, width) for f in block])),

@@ -3,7 +3,8 @@
 python -m benchmarks.organ_sizes --seeds 6
 
 Each organ with a graded size is drawn from the same seed as enlarged, normal and small, in a region that shows it; a
-pair counts as right when the organ has become larger (smaller) than the normal one by at least 3 %. Slim and large
+pair counts as right when the organ has become larger (smaller) than the normal one by at least 3 %, and is still
+there: a small organ that shrank below a tenth was lost. Slim and large
 patients are compared by the width of the labelled trunk.
 """
 
@@ -26,6 +27,8 @@ from guidegen_data.sites import site_mask
 
 #: Below this share of change a pair is counted as unchanged, which is wrong.
 _LEAST = 0.03
+#: Below this share of its normal volume an organ counts as lost.
+_LOST = 0.1
 
 
 def region_showing(organ: str, anatomy: Anatomy) -> str:
@@ -73,7 +76,8 @@ def main() -> None:
             if pairs:
                 change = np.array([sign * (a - b) / max(b, 1.0) for a, b in pairs])
                 median = round(float(np.median([a / max(b, 1.0) for a, b in pairs])), 3)
-                right = round(float((change > _LEAST).mean()), 3)
+                kept = np.array([a >= _LOST * b for a, b in pairs])
+                right = round(float(((change > _LEAST) & kept).mean()), 3)
                 rows[f"{organ} {what}"] = {"N": len(pairs), "right_direction": right, "median_ratio": median}
     organs = [r for name, r in rows.items() if not name.startswith("habitus")]
     total = sum(r["N"] for r in organs)

@@ -34,8 +34,7 @@ def generated(pipe: GuideGenPipeline, num: int, seed: int, num_steps: int | None
         block = findings[start : start + _BATCH]
         seeds = [seed * 100_000 + start + b for b in range(len(block))]
         generators = [torch.Generator().manual_seed(s) for s in seeds]
-        tokens = pipe.encode([f.prompt() for f in block])
-        label_maps += [m for m, _ in pipe.label_maps(block, tokens, generators, seeds, num_steps)]
+        label_maps += [m for m, _ in pipe.label_maps(block, generators, seeds, num_steps)]
     return label_maps
 
 

@@ -41,7 +41,7 @@ def stage_times(pipe: GuideGenPipeline, seed: int) -> dict[str, float]:
     generators = [torch.Generator().manual_seed(seed)]
     tokens = pipe.encode([FINDINGS.prompt()])
     lap("text")
-    label_map, _ = pipe.label_maps([FINDINGS], tokens, generators, [seed])[0]
+    label_map, _ = pipe.label_maps([FINDINGS], generators, [seed])[0]
     lap("label map")
     pipe.sample_cts(torch.from_numpy(label_map).unsqueeze(0).to(tokens.device), tokens, generators)
     lap("CT (slices and decoding)")

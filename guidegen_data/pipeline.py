@@ -17,7 +17,7 @@ from guidegen_data.case import Case, centred_affine
 from guidegen_data.cleanup import clean_up
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError
-from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes, size_lean
+from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes, mask_prompt, size_lean
 from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.autoencoder import CTAutoencoder
@@ -142,7 +142,7 @@ class GuideGenPipeline(DiffusionPipeline):
         config = self.config
         tokens = self.encode([f.prompt() for f in findings])
         generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
-        held = self.label_maps(findings, tokens, generators, seeds, num_steps_mask, guidance, known)
+        held = self.label_maps(findings, generators, seeds, num_steps_mask, guidance, known)
         labels = torch.stack([torch.from_numpy(label_map) for label_map, _ in held]).to(tokens.device)
         styles = self.styles(generators)
         cts = self.sample_cts(labels, tokens, generators, num_steps_ct, styles)
@@ -170,7 +170,6 @@ class GuideGenPipeline(DiffusionPipeline):
     def label_maps(
         self,
         findings: Sequence[Findings],
-        tokens: Tensor,
         generators: list[torch.Generator],
         seeds: Sequence[int],
         num_steps: int | None = None,
@@ -184,7 +183,7 @@ class GuideGenPipeline(DiffusionPipeline):
         """
         anatomy, width = self.anatomy, self.mask_sampler.config.shape[0]
         masks = self.sample_masks(
-            self.condition(findings, tokens),
+            self.condition(findings),
             generators,
             num_steps,
             guidance,
@@ -209,8 +208,9 @@ class GuideGenPipeline(DiffusionPipeline):
         config = self.config
         return LesionPlacer(findings, seeds, self.anatomy.field_mm, config.anchor_time, config.anchor_strength)
 
-    def condition(self, findings: Sequence[Findings], tokens: Tensor) -> MaskCondition:
+    def condition(self, findings: Sequence[Findings]) -> MaskCondition:
         """What stage 1 is told of each case, without lesion anchors: those are placed while sampling."""
+        tokens = self.encode([mask_prompt(f) for f in findings])
         names = self.mask_sampler.config.fields
         fields = torch.from_numpy(np.stack([field_values(f, names) for f in findings]))
         anchors = torch.zeros(len(findings), *self.mask_sampler.config.shape)

@@ -7,7 +7,7 @@ from tiny import tiny_pipeline
 
 from guidegen_data.anatomy import TORSO
 from guidegen_data.diffusion.categorical import one_hot
-from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes, size_lean
+from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes, mask_prompt, size_lean
 from guidegen_data.lesions import find_lesions
 from guidegen_data.reports.findings import Findings, Lesion
 from guidegen_data.sources.phantom import phantom
@@ -72,7 +72,7 @@ def test_an_absent_organ_is_forbidden_on_its_own_side_and_lesions_where_none_is_
 def test_what_is_forbidden_never_appears_in_a_sampled_map() -> None:
     pipe = tiny_pipeline()
     findings = Findings(organs={"right kidney": "absent", "spleen": "absent"})
-    told = pipe.condition([findings], pipe.encode([findings.prompt()]))
+    told = pipe.condition([findings])
     free = pipe.sample_masks(told, [torch.Generator().manual_seed(0)])
     forbidden = torch.from_numpy(forbidden_classes(findings, 16)).unsqueeze(0)
     held = pipe.sample_masks(told, [torch.Generator().manual_seed(0)], forbidden=forbidden)
@@ -92,7 +92,7 @@ def test_a_graded_organ_leans_on_its_own_side_and_takes_more_or_less_room() -> N
     assert lean[kidney].tolist() == [0] * 8 + [1.5] * 8
     assert (lean[spleen] == -1.5).all()
     assert np.count_nonzero(lean) == 8 + 16
-    told = pipe.condition([findings], pipe.encode([findings.prompt()]))
+    told = pipe.condition([findings])
     volumes = []
     for strength in (0.0, 1.5):
         lean = torch.from_numpy(size_lean(findings, 16, strength)).unsqueeze(0)
@@ -100,6 +100,12 @@ def test_a_graded_organ_leans_on_its_own_side_and_takes_more_or_less_room() -> N
         volumes.append((int((drawn[:, 68:] == kidney).sum()), int((drawn == spleen).sum())))
     assert volumes[1][0] > volumes[0][0]
     assert volumes[1][1] < volumes[0][1]
+
+
+def test_stage_one_reads_no_graded_size_in_words() -> None:
+    asked = Findings(organs={"gallbladder": "enlarged", "spleen": "absent"}, region="abdomen")
+    assert mask_prompt(asked) == Findings(organs={"spleen": "absent"}, region="abdomen").prompt()
+    assert "enlarged" in asked.prompt()
 
 
 def test_lesions_are_placed_once_at_their_sites_and_not_before_their_time(body: np.ndarray) -> None:

@@ -145,7 +145,7 @@ def test_equal_class_weights_give_plain_cross_entropy(mask_model: MaskSampler) -
 
 def two_prompts(pipe) -> MaskCondition:
     findings = [Findings(region="chest"), Findings(region="abdomen", organs={"gallbladder": "absent"})]
-    return pipe.condition(findings, pipe.encode([f.prompt() for f in findings]))
+    return pipe.condition(findings)
 
 
 def sampled(pipe, condition: MaskCondition, **settings) -> torch.Tensor:
