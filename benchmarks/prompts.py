@@ -29,7 +29,7 @@ def held_out_prompts(num: int, seed: int, anatomy: Anatomy) -> list[Prompt]:
     """`num` prompts with a lesion each, every second one by hand while those last; a function of `seed` alone."""
     from benchmarks.paraphrases import load_paraphrases
 
-    by_hand = [(text, truth) for text, truth in load_paraphrases() if truth.lesions]
+    by_hand = [(text, truth) for text, truth in load_paraphrases() if truth.lesions and truth.anatomy is anatomy]
     np.random.default_rng(seed).shuffle(by_hand)
     library, prompts = load_templates(anatomy.name), []
     for i in range(num):
@@ -37,7 +37,7 @@ def held_out_prompts(num: int, seed: int, anatomy: Anatomy) -> list[Prompt]:
             text, truth = by_hand[i // 2]
         else:
             rng = np.random.default_rng([seed, i])
-            truth = sample_findings(rng, anatomy, mode="coverage", index=i)
+            truth = sample_findings(rng, anatomy, mode="coverage", index=sum(not p.by_hand for p in prompts))
             text = library.render(truth, rng)
         try:
             understood = abstract_report(text, anatomy).findings
