@@ -14,8 +14,9 @@ from guidegen_data.errors import ShardError
 
 if TYPE_CHECKING:
     from guidegen_data.anatomy import Anatomy
+    from guidegen_data.reports.abstraction import Abstraction
     from guidegen_data.shards.manifest import Recipe, RunConfig
-    from guidegen_data.shards.plan import CaseGenerator, ReportSource
+    from guidegen_data.shards.plan import CaseGenerator
     from guidegen_data.shards.pools import Pool
     from guidegen_data.shards.storage import Folder
 
@@ -47,6 +48,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--report", action="append", default=[], metavar="TEXT",
         help="report to draw; repeat it for several, case i takes them in turns (default: sampled findings)",
+    )  # fmt: skip
+    what.add_argument(
+        "--abstractor", default="", metavar="PATH_OR_HUB_ID",
+        help="read the reports with this chat model of transformers (a folder, a .gguf file or a hub id), not by rules",
     )  # fmt: skip
     what.add_argument(
         "--templates", metavar="FILE|NAME", help="how sampled findings are worded (default: those of the anatomy)"
@@ -85,32 +90,21 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.shards import estimate, generators
     from guidegen_data.shards.folder import check_folder
     from guidegen_data.shards.manifest import RunConfig
-    from guidegen_data.shards.plan import ReportSource, make_recipe
     from guidegen_data.shards.pools import open_pool
     from guidegen_data.shards.storage import folder_at
 
     if args.report and (args.templates or args.sampling):
         raise ShardError("--templates and --sampling are for sampled findings, --report gives the words; use one way.")
+    if args.abstractor and not args.report:
+        raise ShardError("--abstractor reads the texts of --report, and there is none; give a --report or leave it.")
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     folder = folder_at(args.out)
     with ExitStack() as stack:
         pool = stack.enter_context(open_pool(args.device, args.workers, args.ray))
         load = partial(_load, generators.load_generator, args.model)
         generator = load(pool.own_device)
-        recipe = make_recipe(
-            generator,
-            device=pool.kind,
-            seed=args.seed,
-            templates=args.templates,
-            sampling=args.sampling or "prevalence",
-            reports=args.report,
-            num_steps_mask=args.steps_mask,
-            num_steps_ct=args.steps_ct,
-            guidance=args.guidance,
-            quality_control=not args.no_qc,
-        )
+        recipe = _recipe(args, generator, pool)
         config = RunConfig(recipe, args.n, args.model, args.shard_size)
-        _tell_readings(ReportSource(recipe, generator.anatomy))
         check_folder(folder, config, args.overwrite)
         if args.dry_run:
             _print_plan(folder, config, generator.anatomy)
@@ -120,6 +114,26 @@ def run(args: argparse.Namespace) -> int:
         _generate(args, folder, config, generator, load, pool)
     print(f"{args.out}: {config.n} cases in {config.num_shards} shards")
     return 0
+
+
+def _recipe(args: argparse.Namespace, generator: CaseGenerator, pool: Pool) -> Recipe:
+    from guidegen_data.shards.plan import make_recipe
+
+    abstractions = _read_reports(args, generator.anatomy, pool)
+    return make_recipe(
+        generator,
+        device=pool.kind,
+        seed=args.seed,
+        templates=args.templates,
+        sampling=args.sampling or "prevalence",
+        reports=args.report,
+        num_steps_mask=args.steps_mask,
+        num_steps_ct=args.steps_ct,
+        guidance=args.guidance,
+        quality_control=not args.no_qc,
+        abstractor=args.abstractor,
+        readings=[a.findings for a in abstractions] if args.abstractor else (),
+    )
 
 
 def _load(load_generator: Callable[[str, str], CaseGenerator], model: str, device: str) -> CaseGenerator:
@@ -155,11 +169,20 @@ def _generate(
             bar.update(progress.num_done - bar.n)
 
 
-def _tell_readings(source: ReportSource) -> None:
-    for number, abstraction in enumerate(source.abstractions, start=1):
+def _read_reports(args: argparse.Namespace, anatomy: Anatomy, pool: Pool) -> list[Abstraction]:
+    """What is read in the reports, told on stderr. A chat model leaves the memory before the first case is made."""
+    from guidegen_data.models.language_model import load_abstractor
+
+    device = pool.kind if pool.own_device == "auto" else pool.own_device
+    read = load_abstractor(args.abstractor, device)
+    abstractions = [read(text, anatomy) for text in args.report]
+    for number, abstraction in enumerate(abstractions, start=1):
         for what, notes in (("understood", abstraction.understood), ("ignored", abstraction.ignored)):
             for note in notes:
                 print(f"report {number}: {what}: {note}", file=sys.stderr)
+        for field, rules, model in abstraction.disagreements:
+            print(f"report {number}: {field}: the rules read {rules!r}, the model {model!r}", file=sys.stderr)
+    return abstractions
 
 
 def _print_plan(folder: Folder, config: RunConfig, anatomy: Anatomy) -> None:

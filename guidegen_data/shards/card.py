@@ -67,6 +67,8 @@ def _origin(config: RunConfig, entries: Sequence[ShardEntry], found: Statistics)
     spacing = " x ".join(f"{v:g}" for v in found.spacing_mm)
     text = f"{len(recipe.reports)} given in turns" if recipe.reports else f"template library `{recipe.templates}`"
     sampled = "" if recipe.reports else f", findings sampled by {recipe.sampling}"
+    if recipe.abstractor:
+        sampled = f", read by the chat model `{recipe.abstractor}`"
     rows = [
         ("cases", f"{found.num_cases} in {len(entries)} shards, {sum(e.bytes for e in entries) / 1e6:.1f} MB"),
         ("grid", f"{size} voxels at {spacing} mm, RAS+"),

@@ -43,8 +43,10 @@ class Recipe:
     """Everything that decides the bytes of case i besides i itself.
 
     `device` is the kind ('cpu', 'cuda'), not which one. `reports` are the user's own texts (case i takes the i-th, in
-    turns); without them findings are drawn by `sampling` and worded by `templates`. `block_size` consecutive cases are
-    always generated as one batch, because arithmetic in a batch of another size may round differently.
+    turns); without them findings are drawn by `sampling` and worded by `templates`. `readings` are what a chat model,
+    `abstractor`, read in the reports, as JSON: it reads where the run starts, so that no worker needs it. Without an
+    abstractor the rules read. `block_size` consecutive cases are always generated as one batch, because arithmetic in a
+    batch of another size may round differently.
     """
 
     model_sha256: str
@@ -61,10 +63,16 @@ class Recipe:
     sampling: str = "prevalence"
     block_size: int = 4
     package_version: str = ""
+    abstractor: str = ""
+    readings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.package_version:
             object.__setattr__(self, "package_version", installed_version("guidegen-data"))
+        if len(self.readings) != (len(self.reports) if self.abstractor else 0):
+            raise ShardError(
+                f"expected one reading by the abstractor a report, got {len(self.readings)} for {len(self.reports)}."
+            )
         if self.seed < 0:
             raise ShardError(f"the seed must be 0 or more, got {self.seed}.")
         for name in ("num_steps_mask", "num_steps_ct"):
@@ -115,7 +123,7 @@ class RunConfig:
         """Configuration from `to_dict`'s mapping; ShardError when it was written by a version with other fields."""
         try:
             recipe = dict(data["recipe"])
-            recipe["reports"] = tuple(recipe["reports"])
+            recipe |= {name: tuple(recipe[name]) for name in ("reports", "readings")}
             return cls(**{**data, "recipe": Recipe(**recipe)})
         except (KeyError, TypeError) as error:
             raise ShardError(
@@ -128,7 +136,7 @@ class RunConfig:
         pairs = [(name, getattr(self.recipe, name), getattr(other.recipe, name)) for name in names]
         pairs += [("n", self.n, other.n), ("shard_size", self.shard_size, other.shard_size)]
         return [
-            "other reports" if name == "reports" else f"{name} {_brief(a)}, not {_brief(b)}"
+            f"other {name}" if name in ("reports", "readings") else f"{name} {_brief(a)}, not {_brief(b)}"
             for name, a, b in pairs
             if a != b
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,11 @@ from guidegen_data.anatomy import Anatomy
 from guidegen_data.case import Case
 from guidegen_data.errors import ShardError
 from guidegen_data.quality import verdict
-from guidegen_data.reports.abstraction import Abstraction, abstract_report
+from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.sampling import Mode, sample_findings
 from guidegen_data.reports.templates import library_names, load_templates
-from guidegen_data.shards.manifest import Recipe, case_meta, key_of
+from guidegen_data.shards.manifest import Recipe, case_meta, key_of, to_json
 
 ATTEMPTS_PER_REPORT = 3
 MAX_ATTEMPTS = 24
@@ -64,7 +65,7 @@ class ReportSource:
     def __init__(self, recipe: Recipe, anatomy: Anatomy) -> None:
         """ReportError or FindingsError when a report or the template library cannot be used."""
         self._seed, self._anatomy, self._sampling = recipe.seed, anatomy, cast(Mode, recipe.sampling)
-        self.abstractions: list[Abstraction] = [abstract_report(text, anatomy) for text in recipe.reports]
+        self._findings = findings_of_reports(recipe, anatomy)
         self._reports = recipe.reports
         self._templates = None if recipe.reports else load_templates(recipe.templates)
 
@@ -72,11 +73,21 @@ class ReportSource:
         """What case `index` is asked to show; each further `draw` samples other findings. Pure."""
         if self._templates is None:
             turn = index % len(self._reports)
-            return Request(self.abstractions[turn].findings, self._reports[turn])
+            return Request(self._findings[turn], self._reports[turn])
         findings = sample_findings(
             _generator(self._seed, "findings", index, draw), self._anatomy, self._sampling, index
         )
         return Request(findings, self._templates.render(findings, _generator(self._seed, "words", index, draw)))
+
+
+def findings_of_reports(recipe: Recipe, anatomy: Anatomy) -> list[Findings]:
+    """What each report of the user's asks for: the readings of the recipe, else what the rules read.
+
+    ReportError or FindingsError when a report cannot be used.
+    """
+    if recipe.abstractor:
+        return [Findings.from_dict(json.loads(reading)) for reading in recipe.readings]
+    return [abstract_report(text, anatomy).findings for text in recipe.reports]
 
 
 def make_recipe(
@@ -91,8 +102,13 @@ def make_recipe(
     num_steps_ct: int | None = None,
     guidance: float | None = None,
     quality_control: bool = True,
+    abstractor: str = "",
+    readings: Sequence[Findings] = (),
 ) -> Recipe:
-    """The recipe of cases by this generator. `device` is the kind; `templates` default to those of the anatomy."""
+    """The recipe of cases by this generator. `device` is the kind; `templates` default to those of the anatomy.
+
+    `readings` are what the chat model `abstractor` read in the reports.
+    """
     templates = "" if reports else templates or generator.anatomy.name
     return Recipe(
         model_sha256=generator.fingerprint,
@@ -107,6 +123,8 @@ def make_recipe(
         num_steps_ct=num_steps_ct,
         guidance=guidance,
         quality_control=quality_control,
+        abstractor=abstractor,
+        readings=tuple(to_json(findings.to_dict()) for findings in readings),
     )
 
 

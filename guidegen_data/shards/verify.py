@@ -19,6 +19,7 @@ from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.shards import manifest
 from guidegen_data.shards.folder import is_shard
 from guidegen_data.shards.manifest import INDEX, MANIFEST, MEMBERS, REJECTS, RunConfig, ShardEntry, key_of
+from guidegen_data.shards.plan import findings_of_reports
 from guidegen_data.shards.reader import TarCases
 from guidegen_data.shards.storage import Folder, file_sha256, folder_at
 
@@ -145,6 +146,9 @@ def _check_report(case: Case, config: RunConfig) -> Iterator[str]:
         yield "the report is empty"
     elif recipe.reports and case.report not in recipe.reports:
         yield "the report is none of those that were asked for"
+    elif recipe.readings:  # a chat model may read what the rules do not
+        if case.findings != findings_of_reports(recipe, case.anatomy)[recipe.reports.index(case.report)]:
+            yield "its findings are not those that the abstractor read in its report"
     elif not recipe.templates_sha256:  # a user's own templates may say things that no rule reads
         yield from _contradictions(case)
     if recipe.package_version != manifest.installed_version("guidegen-data"):
