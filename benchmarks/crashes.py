@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from ellipsoids import EllipsoidGenerator
 
+from benchmarks.crashes_log import CLEAN, Outcome, read_log
 from benchmarks.crashes_victims import actors_in, workers_of
 from benchmarks.record import RESULTS, save
 from guidegen_data.shards import storage
@@ -74,16 +74,6 @@ def _fail_at(number: int) -> None:
     storage.os.fsync = full  # type: ignore[assignment]
 
 
-@dataclass
-class Outcome:
-    """What one run came to. Anything in `wrong` is a failure; some runs are over before they are disturbed."""
-
-    mode: str
-    took_effect: bool
-    told: str
-    wrong: list[str]
-
-
 class Harness:
     """Kills runs in one scratch folder and compares them with a run that nobody disturbed."""
 
@@ -120,7 +110,7 @@ class Harness:
         told = (
             f"{mode}, {workers} workers: {how}; {len(done)} of {self._config.num_blocks} blocks kept; resumed with "
             f"{again} {'Ray actors' if on_ray else 'workers'}: {len(computed)} blocks computed, "
-            + ("; ".join(wrong) if wrong else "verify clean, all bytes equal")
+            + ("; ".join(wrong) if wrong else CLEAN)
         )
         return Outcome(mode, took_effect, told, wrong)
 
@@ -263,17 +253,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100, help="disturbed before they were over (default 100)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--go-on", action="store_true", help="count the runs of results/crashes.log, add what is missing"
+    )
     parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES))
     args = parser.parse_args()
     modes = [m for m in args.modes if m != "full tmpfs" or can_mount()]
-    outcomes: list[Outcome] = []
+    log = RESULTS / "crashes.log"
+    outcomes = read_log(log) if args.go_on else []
     with tempfile.TemporaryDirectory() as scratch, ray_cluster(any(m in _ON_RAY for m in modes)) as address:
-        harness = Harness(Path(scratch), address, args.seed)
+        harness = Harness(Path(scratch), address, args.seed + len(outcomes))
         while sum(o.took_effect for o in outcomes) < args.runs:
             number = len(outcomes)
             outcomes.append(harness.run(number, modes[number % len(modes)]))
             print(f"{number:03d} {outcomes[-1].told}", flush=True)
-    (RESULTS / "crashes.log").write_text("".join(f"{n:03d} {o.told}\n" for n, o in enumerate(outcomes)))
+            log.write_text("".join(f"{n:03d} {o.told}\n" for n, o in enumerate(outcomes)))
     failed = sum(bool(o.wrong) for o in outcomes)
     took_effect = sum(o.took_effect for o in outcomes)
     figures: dict[str, Any] = {"runs": len(outcomes), "took_effect": took_effect, "failed": failed}

@@ -143,3 +143,21 @@ def loading(figures: dict[str, Any]) -> Rows:
             f"{figures['random_access_over_nibabel']} / {figures['streaming_over_webdataset']}",
         )
     ]
+
+
+def nnunet(figures: dict[str, Any]) -> Rows:
+    """What the plans, the batches and the validation of a development run on real CT were made of."""
+    both = [figures[configuration] for configuration in ("2d", "3d_fullres")]
+    shares = " / ".join(f"{sum(run['patches_synthetic']) / len(run['patches_synthetic']):.2f}" for run in both)
+    patients = {name for run in both for name in run["validated_on"]}
+    what = f"nnU-Net's commands on {figures['num_real']} real CTs and {figures['num_stand_ins']} more as stand-ins"
+    return [
+        (
+            f"{what} for synthetic cases: CTs planned from / share of stand-ins in the patches, 2d / 3d_fullres",
+            f"{figures['num_cases_planned_from']} / {shares}",
+        ),
+        (
+            "the same: real patients validated on / stand-ins among them",
+            f"{len(patients)} / {sum(name.startswith('guidegen_') for name in patients)}",
+        ),
+    ]

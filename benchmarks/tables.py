@@ -123,6 +123,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
     "Does it look like a CT?": {"autoencoder": _autoencoder, "ct_quality": of.ct_quality},
     "Shards": {"shard_writer": _shard_writer, "crashes": _crashes, "ray_scaling": _ray_scaling},
     "Loading": {"loading": of.loading},
+    "nnU-Net": {"nnunet_openkbp": of.nnunet},
 }
 
 
