@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from guidegen_data.models.mask_sampler import MaskCondition
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names, field_values
 from guidegen_data.reports.findings import MAX_LESIONS, SEXES, Findings
-from guidegen_data.sources.prepared import case_paths, load_case
+from guidegen_data.sources.prepared import case_paths, load_case, write_text
 
 #: Classes that would vanish when two voxels become one: they win a coarse voxel with a smaller share.
 _FINE_WEIGHT = {"tumour": 1.5, "adrenal gland": 2.0, "portal and splenic vein": 1.7, "esophagus": 1.5, "rib": 1.5}
+
+_VOLUME_RATIO = "volume_ratio.json"
 
 
 def coarsen_labels(label_map: np.ndarray, anatomy: Anatomy, factor: int = 2) -> np.ndarray:
@@ -67,18 +70,20 @@ def lesion_places(label_map: np.ndarray, anatomy: Anatomy, factor: int) -> np.nd
 @dataclass(frozen=True)
 class MaskData:
     """Label maps (N, X, Y, Z) uint8, their lesions' places (N, M, 4), and for V versions of each what is told of it:
-    tokens (N, V, L, D) float16 and fields (N, V, F) float32."""
+    tokens (N, V, L, D) float16 and fields (N, V, F) float32. `volume_ratio` (K,) is the volume of a class in the fine
+    maps over its volume in the coarse ones, 1 where it has none: see `upsample_keeping_volumes`."""
 
     labels: Tensor
     places: Tensor
     tokens: Tensor
     fields: Tensor
+    volume_ratio: Tensor
     num_classes: int
 
     def to(self, device: torch.device) -> MaskData:
         """The same data on a device, from where it is drawn."""
         labels, places, tokens, fields = (t.to(device) for t in (self.labels, self.places, self.tokens, self.fields))
-        return MaskData(labels, places, tokens, fields, self.num_classes)
+        return MaskData(labels, places, tokens, fields, self.volume_ratio, self.num_classes)
 
     def class_weight(self) -> Tensor:
         """(K,) loss weights: inverse frequency to the power 0.75, between 0.3 and 60.
@@ -132,7 +137,7 @@ def load_mask_data(
             f"the sampler's grid {shape} must be a whole fraction of the {anatomy.name} table's {anatomy.shape}; give "
             f"the anatomy another shape, or start without --init."
         )
-    cache = folder / f"masks-{len(paths)}-f{factor}-v{versions}.pt"
+    cache = folder / f"masks-{len(paths)}-f{factor}-v{versions}-volumes.pt"
     if not cache.exists():
         held = _read_mask_data(paths, anatomy, encoder, factor, versions)
         part = cache.with_suffix(".part")
@@ -141,18 +146,37 @@ def load_mask_data(
     return MaskData(**torch.load(cache, weights_only=True), num_classes=anatomy.num_classes)
 
 
+def write_volume_ratio(ratio: Tensor, run_dir: Path) -> None:
+    """Keeps it in the run folder, where `guidegen export` finds it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(run_dir / _VOLUME_RATIO, json.dumps([round(float(v), 3) for v in ratio]))
+
+
+def read_volume_ratio(run_dir: Path) -> list[float] | None:
+    """What `write_volume_ratio` kept; None where a run has none."""
+    path = run_dir / _VOLUME_RATIO
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def _read_mask_data(
     paths: list[Path], anatomy: Anatomy, encoder: TextEncoder, factor: int, versions: int
 ) -> dict[str, Tensor]:
     names = field_names(anatomy)
     labels, places, tokens, fields = [], [], [], []
+    volumes = np.zeros((2, anatomy.num_classes))
     for number, path in enumerate(tqdm(paths, desc="reading cases", unit="case", disable=None)):
         case = load_case(path)
-        labels.append(torch.from_numpy(coarsen_labels(case.label_map, anatomy, factor)))
+        coarse = coarsen_labels(case.label_map, anatomy, factor)
+        labels.append(torch.from_numpy(coarse))
+        volumes[0] += np.bincount(case.label_map.ravel(), minlength=anatomy.num_classes) / factor**3
+        volumes[1] += np.bincount(coarse.ravel(), minlength=anatomy.num_classes)
         places.append(torch.from_numpy(lesion_places(case.label_map, anatomy, factor)))
         rng = np.random.default_rng(number)
         told = [vary(case.findings, rng) for _ in range(versions)]
         tokens.append(encoder([f.prompt() for f in told]).half())
         fields.append(torch.from_numpy(np.stack([field_values(f, names) for f in told])))
     parts = {"labels": labels, "places": places, "tokens": tokens, "fields": fields}
-    return {name: torch.stack(rows) for name, rows in parts.items()}
+    ratio = np.where(volumes.min(axis=0) > 0, volumes[0] / np.maximum(volumes[1], 1), 1.0)
+    return {name: torch.stack(rows) for name, rows in parts.items()} | {
+        "volume_ratio": torch.from_numpy(ratio.astype(np.float32))
+    }

@@ -26,7 +26,7 @@ from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import FitConfig, Step, fit, step_generator
 from guidegen_data.training.initial import Initial, initial_network, start_from
 from guidegen_data.training.latents import LatentData, load_latent_data
-from guidegen_data.training.masks import MaskData, load_mask_data
+from guidegen_data.training.masks import MaskData, load_mask_data, write_volume_ratio
 from guidegen_data.training.parallel import Parallel, join
 from guidegen_data.training.recipes import StageRecipe
 from guidegen_data.training.sheets import autoencoder_sheet, mask_sheet, slice_sheet
@@ -107,6 +107,8 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     with parallel.first():
         data = load_mask_data(training_folder(folder), anatomy, TextEncoder(), shape).to(device)
         apart = None if held is None else load_mask_data(held, anatomy, TextEncoder(), shape).to(device)
+    if parallel.is_main:
+        write_volume_ratio(data.volume_ratio, setting.run_dir)
     scheduler = CategoricalScheduler(num_classes=anatomy.num_classes)
     weight = data.class_weight().to(device)
 
