@@ -16,6 +16,7 @@ from tiny import tiny_pipeline
 from torch import nn
 
 from guidegen_data.anatomy import TORSO
+from guidegen_data.anatomy_files import anatomy_from
 from guidegen_data.cli.main import main
 from guidegen_data.errors import ModelError
 from guidegen_data.models.autoencoder import CTAutoencoder
@@ -26,6 +27,7 @@ from guidegen_data.training import fit as loop
 from guidegen_data.training import stages
 from guidegen_data.training.fit import FitConfig, fit
 from guidegen_data.training.latents import load_latent_data
+from guidegen_data.training.masks import coarsen_labels, read_volume_ratio
 from guidegen_data.training.stages import load_part
 
 STAGES = ("autoencoder", "masks", "slices")
@@ -319,3 +321,20 @@ def test_a_stage_without_its_data_or_its_autoencoder_is_refused(prepared, whole,
     assert "run `guidegen prepare` first" in capsys.readouterr().err
     with pytest.raises(ModelError, match="holds no trained CTAutoencoder"):
         load_part(CTAutoencoder, tmp_path / "nothing")
+
+
+def test_the_run_tells_how_much_volume_each_class_has_at_full_resolution(prepared, whole) -> None:
+    anatomy = anatomy_from(prepared / "anatomy.yaml")
+    fine, coarse = torch.zeros(2, anatomy.num_classes)
+    for path in case_paths(prepared / "train"):
+        labels = load_case(path).label_map
+        factor = labels.shape[0] // 32
+        fine += torch.bincount(torch.from_numpy(labels).flatten().long(), minlength=anatomy.num_classes) / factor**3
+        small = torch.from_numpy(coarsen_labels(labels, anatomy, factor))
+        coarse += torch.bincount(small.flatten().long(), minlength=anatomy.num_classes)
+    ratio = read_volume_ratio(whole / "masks")
+    assert ratio is not None
+    shown = (fine > 0) & (coarse > 0)
+    assert shown.sum() > 2
+    torch.testing.assert_close(torch.tensor(ratio)[shown], (fine / coarse)[shown], atol=1e-3, rtol=0)
+    assert read_volume_ratio(whole / "autoencoder") is None
