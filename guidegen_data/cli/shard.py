@@ -97,7 +97,6 @@ def run(args: argparse.Namespace) -> int:
         raise ShardError("--templates and --sampling are for sampled findings, --report gives the words; use one way.")
     if args.abstractor and not args.report:
         raise ShardError("--abstractor reads the texts of --report, and there is none; give a --report or leave it.")
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
     folder = folder_at(args.out)
     with ExitStack() as stack:
         pool = stack.enter_context(open_pool(args.device, args.workers, args.ray))
@@ -141,7 +140,10 @@ def _load(load_generator: Callable[[str, str], CaseGenerator], model: str, devic
     from guidegen_data.cli.memory import keep_freed_memory
 
     keep_freed_memory()
-    return load_generator(model, device)
+    generator = load_generator(model, device)
+    # Only now: diffusers sets its own level when it is first imported.
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    return generator
 
 
 def _generate(

@@ -22,11 +22,13 @@ def load_generator(model: str | Path, device: str) -> CaseGenerator:
 
     from guidegen_data.pipeline import GuideGenPipeline
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # loading takes a second; the bar that counts is the one of cases
+    logging.set_verbosity_error()  # diffusers warns of annotations that it cannot read
     try:
         return GuideGenPipeline.from_pretrained(model, device=device)
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
