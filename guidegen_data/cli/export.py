@@ -22,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", choices=["best", "last"], default="best",
         help="best validated weights where a run was validated, or the last ones (default best)",
     )  # fmt: skip
+    parser.add_argument("--licence", default="", help="licence of the weights, for the card, e.g. 'CC BY 4.0'")
     parser.add_argument("--steps-mask", type=int, default=16, help="default steps of stage 1 (default 16)")
     parser.add_argument("--steps-ct", type=int, default=3, help="default steps a slice (default 3)")
     parser.add_argument("--last-timestep", type=int, default=130, help="start of the final step (default 130)")
@@ -35,7 +36,7 @@ def _weights(run: Path, checkpoint: str) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the folder and prints its size."""
+    """Writes the folder with its card (README.md) and prints its size."""
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.models.mask_sampler import MaskSampler
     from guidegen_data.models.slice_generator import SliceGenerator
     from guidegen_data.pipeline import CategoricalScheduler, GuideGenPipeline
+    from guidegen_data.training.masks import read_volume_ratio
+    from guidegen_data.training.provenance import model_card
     from guidegen_data.training.stages import load_part
 
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
@@ -62,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         num_steps_mask=args.steps_mask,
         num_steps_ct=args.steps_ct,
         guidance=args.guidance,
+        volume_ratio=read_volume_ratio(args.masks),
     )
     for part in (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator):
         torch.nn.Module.to(part, torch.float16)
@@ -72,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     ):  # diffusers notes the folder a part came from: this machine's business
         kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
         config.write_text(json.dumps(kept, indent=2) + "\n")
+    card = model_card(args.out.resolve().name, anatomy, args.masks, args.slices, args.licence)
+    (args.out / "README.md").write_text(card, encoding="utf-8")
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(f"{args.out}: {size / 1e6:.1f} MB")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -103,14 +104,17 @@ def _fit_choices(args: argparse.Namespace, fit) -> dict:
 def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
     from guidegen_data.errors import ModelError
     from guidegen_data.training import stages
+    from guidegen_data.training.provenance import write_about
 
+    if args.stage == "slices" and args.autoencoder is None:
+        raise ModelError("training slices needs --autoencoder RUN, the run folder of a trained autoencoder.")
+    if os.environ.get("RANK", "0") == "0":
+        write_about(args.run, args.recipe, args.init, args.data, args.autoencoder)
     setting = stages.Setting(args.run, stage, anatomy, args.device, args.init)
     if args.stage == "autoencoder":
         return stages.train_autoencoder(args.data, setting, tuple(args.leave_out))
     if args.stage == "masks":
         return stages.train_masks(args.data, setting)
-    if args.autoencoder is None:
-        raise ModelError("training slices needs --autoencoder RUN, the run folder of a trained autoencoder.")
     return stages.train_slices(args.data, setting, args.autoencoder)
 
 

@@ -15,7 +15,8 @@ def reconstruct(autoencoder: CTAutoencoder, ct_hu: np.ndarray, batch_size: int =
     pad = [(0, -n % 16) for n in ct_hu.shape[:2]]
     padded = np.pad(ct_hu, [*pad, (0, 0)], constant_values=-1024)
     slices = torch.from_numpy(padded.astype(np.float32)).permute(2, 0, 1).unsqueeze(1)
-    parts = [autoencoder.decode(autoencoder.encode(part)) for part in slices.split(batch_size)]
+    device = next(autoencoder.parameters()).device
+    parts = [autoencoder.decode(autoencoder.encode(part.to(device))).cpu() for part in slices.split(batch_size)]
     out = torch.cat(parts)[:, 0].permute(1, 2, 0).numpy()
     return out[: ct_hu.shape[0], : ct_hu.shape[1]]
 

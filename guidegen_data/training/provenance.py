@@ -1,0 +1,109 @@
+"""What a run was trained on and how it went, kept in its folder and told in the card of the model it becomes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.sources.prepared import write_text
+
+#: In a run's folder.
+FILE_NAME = "about.json"
+
+
+def data_facts(folder: Path) -> dict[str, Any]:
+    """Name of a data folder, and of a prepared one its source, layout, and patients a split, refused cases left out."""
+    facts: dict[str, Any] = {"data": folder.resolve().name}
+    if (folder / "prepared.json").exists():
+        held = json.loads((folder / "prepared.json").read_text())
+        facts |= {k: held[k] for k in ("source", "layout") if k in held}
+    if (folder / "split.csv").exists():
+        refused = folder / "refused.jsonl"
+        lines = refused.read_text().splitlines() if refused.exists() else []
+        left_out = {json.loads(line)["name"] for line in lines}
+        with open(folder / "split.csv", encoding="utf-8", newline="") as file:
+            kept = {(r["patient"], r["split"]) for r in csv.DictReader(file) if r["case"] not in left_out}
+        facts |= {"patients": dict(Counter(split for _, split in kept)), "refused": len(left_out)}
+    return facts
+
+
+def write_about(run: Path, recipe: str, initial: str | None, data: Path, autoencoder: Path | None = None) -> None:
+    """Notes in a run's folder what it is trained on, and how the autoencoder that stage 2 takes over went."""
+    about = {"recipe": recipe, "started_from": initial, **data_facts(data)}
+    if autoencoder is not None:
+        about["autoencoder"] = run_facts(autoencoder)
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / FILE_NAME, json.dumps(about, indent=1))
+
+
+def run_facts(run: Path) -> dict[str, Any]:
+    """Recipe and data of a run as far as it noted them, its steps, and its best validation."""
+    about, config = _json(run / FILE_NAME), _json(run / "config.json")
+    facts = {k: v for k, v in about.items() if k != "autoencoder"}
+    if config:
+        facts["examples_a_step"] = config.get("batch_size", 1) * config.get("accumulate", 1)
+    if steps := _lines(run / "log.jsonl"):
+        facts["steps"] = steps[-1]["step"] + 1
+    if best := [line for line in _lines(run / "validation.jsonl") if line.get("best")]:
+        facts["best_step"] = best[-1]["step"] + 1
+        facts["validation"] = {k: v for k, v in best[-1].items() if k not in ("step", "best")}
+    return facts
+
+
+def model_card(name: str, anatomy: Anatomy, masks: Path, slices: Path, licence: str) -> str:
+    """Markdown of the card of a model made of two runs. A function of their folders."""
+    runs = {
+        "autoencoder": _json(slices / FILE_NAME).get("autoencoder", {}),
+        "masks": run_facts(masks),
+        "slices": run_facts(slices),
+    }
+    data = runs["slices"] if "data" in runs["slices"] else runs["masks"]
+    x, y, z = anatomy.shape
+    sections = [
+        f"# {name}: CT volumes and label maps from report text",
+        "A GuideGen model of guidegen-data: categorical diffusion of a label map, then latent flow matching of CT "
+        "slices. What it makes is synthetic; not for clinical use.",
+        f"## Field and classes\n\n{x} x {y} x {z} voxels of {' x '.join(f'{mm:g}' for mm in anatomy.spacing_mm)} mm, "
+        f"{anatomy.num_classes} classes of the {anatomy.name} table: {', '.join(c.name for c in anatomy.classes)}. "
+        f"Lesion class: {anatomy.lesion_class}.",
+        "## Data\n\n" + _data(data),
+        "## Training\n\n" + "\n".join(["| stage | recipe | steps | best validation |", "|---|---|---|---|",
+                                         *(_row(stage, facts) for stage, facts in runs.items())]),
+        "## Licence\n\n" + (licence or "Not stated. The licence of the training data decides what may be done."),
+    ]  # fmt: skip
+    return "\n\n".join(sections) + "\n"
+
+
+def _data(facts: dict[str, Any]) -> str:
+    if "data" not in facts:
+        return "The runs did not note what they were trained on."
+    source = (
+        f"{facts['source']} ({facts['layout']} layout)" if "layout" in facts else facts.get("source", facts["data"])
+    )
+    if "patients" not in facts:
+        return f"{source}."
+    counts = facts["patients"]
+    return (
+        f"{source}: {counts.get('train', 0)} patients trained on, {counts.get('validation', 0)} kept apart for "
+        f"validation, split by patient; {facts['refused']} cases refused."
+    )
+
+
+def _row(stage: str, facts: dict[str, Any]) -> str:
+    started = f", from {facts['started_from']}" if facts.get("started_from") else ""
+    steps = f"{facts['steps']} of {facts['examples_a_step']}" if {"steps", "examples_a_step"} <= set(facts) else "?"
+    figures = ", ".join(f"{k} {v:.4g}" for k, v in facts.get("validation", {}).items())
+    best = f"{figures} (step {facts['best_step']})" if figures else "not validated"
+    return f"| {stage} | {facts.get('recipe', '?')}{started} | {steps} | {best} |"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
