@@ -67,9 +67,10 @@ def test_cases_lie_on_the_model_s_grid_with_what_was_measured_of_them(prepared) 
         np.testing.assert_allclose(made_ml, given_ml, rtol=0.12, atol=8)
         right = [np.argwhere(case.label_map == k)[:, 0].mean() for k in (1, 2)]
         assert right[0] > 16 > right[1], "the liver lies on the right, where x grows"
-        assert np.median(case.ct_hu[case.label_map == 1]) == pytest.approx(np.median(ct[label == 1]), abs=6)
+        inner = ndimage.binary_erosion(case.label_map == 1)
+        assert np.median(case.ct_hu[inner]) == pytest.approx(np.median(ct[label == 1]), abs=6)
         assert [x.organ for x in case.findings.lesions] == (["liver"] if label.max() == 3 else [])
-    assert set(anatomy.layout_mm) == {"liver", "spleen", "tumour"}
+    assert set(anatomy.layout_mm) == {"liver", "spleen"}
     assert anatomy.size_ml.keys() == {"liver", "spleen"}
 
 
