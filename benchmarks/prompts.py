@@ -31,7 +31,8 @@ def held_out_prompts(num: int, seed: int, anatomy: Anatomy) -> list[Prompt]:
 
     by_hand = [(text, truth) for text, truth in load_paraphrases() if truth.lesions and truth.anatomy is anatomy]
     np.random.default_rng(seed).shuffle(by_hand)
-    library, prompts = load_templates(anatomy.name), []
+    library = load_templates(anatomy.name)
+    prompts: list[Prompt] = []
     for i in range(num):
         if i % 2 and i // 2 < len(by_hand):
             text, truth = by_hand[i // 2]
