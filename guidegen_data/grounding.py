@@ -27,6 +27,8 @@ _TRIES = 8
 #: A lesion of this diameter gets the strength itself as its push.
 _PUSHED_MM = 40.0
 _MAX_PUSH = 5.0
+#: Organs of a smaller largest volume may be swallowed by a lesion.
+_THIN_ML = 50.0
 
 
 def forbidden_classes(findings: Findings, width: int) -> np.ndarray:
@@ -93,6 +95,13 @@ class LesionPlacer:
         self.findings, self.field_mm, self.latest, self.strength = findings, field_mm, latest, strength
         self.rngs = [np.random.default_rng([int(seed) % 2**63, 1]) for seed in seeds]
         self.places = np.zeros((len(findings), MAX_LESIONS, 4), np.float32)
+        self.grid = (1, 1, 1)  # of the beliefs it has placed in
+
+    def places_in(self, b: int, shape: tuple[int, int, int]) -> np.ndarray:
+        """Where case b's lesions were placed, (MAX_LESIONS, 3) in voxels of a label map of that shape; NaN: nowhere."""
+        factor = np.asarray(shape) / np.asarray(self.grid)
+        centres = (self.places[b, :, :3] + 0.5) * factor - 0.5
+        return np.where(self.places[b, :, 3:] > 0, centres, np.nan)
 
     def __call__(self, t: float, belief: Tensor) -> Placement | None:
         """Where all lesions lie, given the belief (B, K, X, Y, Z) at time t; None when none was placed now.
@@ -107,7 +116,7 @@ class LesionPlacer:
                     new[b] = torch.from_numpy(self._place(b, belief[b].float().cpu()))
         if not new.any():
             return None
-        shape = tuple(new.shape[1:])
+        shape = self.grid = tuple(new.shape[1:])
         balls = [anchor_balls(torch.from_numpy(self.places[:, r : r + 1]), shape) for r in range(MAX_LESIONS)]
         anchors = torch.stack(balls, dim=1)
         size_mm = torch.from_numpy(self.places[..., 3]) * self.field_mm[0] / shape[0]
@@ -144,12 +153,18 @@ def _with_likely(labels: np.ndarray, belief: Tensor, class_id: int) -> np.ndarra
 
 
 def add_missing_lesions(
-    label_map: np.ndarray, findings: Findings, spacing_mm: tuple[float, float, float], rng: np.random.Generator
+    label_map: np.ndarray,
+    findings: Findings,
+    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+    places: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[Lesion]]:
     """The map with every lesion asked for, and the ones that had to be added. (X, Y, Z) uint8.
 
     Stray lesions at sites nobody asked for are given back to the organ around them when others had to be added. A
-    lesion whose organ or site is not in the map cannot be added; the quality verdict then says so.
+    lesion whose organ or site is not in the map cannot be added; the quality verdict then says so. But a mass may
+    swallow a gland: where `places` (M, 3) says in voxels where each lesion was anchored (NaN: nowhere), a lesion of a
+    thin organ is put there, with the rest of the organ as its rim.
     """
     anatomy = findings.anatomy
     left = find_lesions(label_map, anatomy, spacing_mm)
@@ -167,6 +182,9 @@ def add_missing_lesions(
     added = []
     for lesion in missing:
         mask = _fitting_lesion(label_map, lesion, anatomy, spacing_mm, rng)
+        place = None if places is None else places[findings.lesions.index(lesion)]
+        if mask is None and place is not None and np.isfinite(place).all():
+            label_map, mask = _with_rim(label_map, lesion, place, anatomy, spacing_mm, rng)
         if mask is not None:
             label_map = np.where(mask, np.uint8(anatomy.lesion_id), label_map)
             added.append(lesion)
@@ -202,3 +220,27 @@ def _fitting_lesion(
         if error < 0.15:
             break
     return best
+
+
+def _with_rim(
+    label_map: np.ndarray,
+    lesion: Lesion,
+    place: np.ndarray,
+    anatomy: Anatomy,
+    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The map with a rim of a thin organ about the place (3,) of its lesion, and the lesion; both as they were if the
+    organ is not thin or the lesion would not be read as its own."""
+    organ = anatomy.classes[anatomy.id_of(anatomy.organ_of(lesion.organ).class_name)]
+    if organ.volume_ml[1] > _THIN_ML:
+        return label_map, None
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in label_map.shape], indexing="ij"), axis=-1)
+    near = np.linalg.norm((grid - place) * np.asarray(spacing_mm), axis=-1) < 0.7 * lesion.size_mm
+    mask = lesion_mask(near & np.isin(label_map, (0, organ.id)), lesion.size_mm, spacing_mm, rng)
+    if mask is None or mask.sum() < MIN_LESION_VOXELS:
+        return label_map, None
+    rim = ndimage.binary_dilation(mask, iterations=2) & ~mask & (label_map == 0)
+    rimmed = np.where(rim, np.uint8(organ.id), label_map)
+    as_asked = site_of(mask, rimmed, spacing_mm, anatomy) == (lesion.organ, lesion.site)
+    return (rimmed, mask) if as_asked else (label_map, None)

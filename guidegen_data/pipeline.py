@@ -182,6 +182,7 @@ class GuideGenPipeline(DiffusionPipeline):
         away, and lesions that are still missing at their sites are added; the second item counts the last two.
         """
         anatomy, width = self.anatomy, self.mask_sampler.config.shape[0]
+        placer = self.placer(findings, seeds)
         masks = self.sample_masks(
             self.condition(findings),
             generators,
@@ -190,13 +191,14 @@ class GuideGenPipeline(DiffusionPipeline):
             forbidden=torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings])),
             lean=torch.from_numpy(np.stack([size_lean(f, width, self.config.size_strength) for f in findings])),
             known=known,
-            place=self.placer(findings, seeds),
+            place=placer,
         )
         spacing, held = anatomy.spacing_mm, []
         for b, (mask, asked, seed) in enumerate(zip(masks, findings, seeds, strict=True)):
             label_map, lost = clean_up(mask.cpu().numpy(), asked, spacing)
             rng = np.random.default_rng(int(seed) % 2**63)
-            label_map, added = add_missing_lesions(label_map, asked, spacing, rng)
+            places = placer.places_in(b, anatomy.shape)
+            label_map, added = add_missing_lesions(label_map, asked, spacing, rng, places)
             if known is not None:
                 given = known[b].cpu().numpy()
                 label_map = np.where(given >= 0, given, label_map).astype(np.uint8)

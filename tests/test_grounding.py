@@ -9,7 +9,7 @@ from guidegen_data.anatomy import TORSO
 from guidegen_data.diffusion.categorical import one_hot
 from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes, mask_prompt, size_lean
 from guidegen_data.lesions import find_lesions
-from guidegen_data.reports.findings import Findings, Lesion
+from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
 from guidegen_data.sources.phantom import phantom
 
 SPACING = TORSO.spacing_mm
@@ -151,3 +151,37 @@ def test_an_organ_that_is_nowhere_the_likeliest_still_gets_its_lesion(body: np.n
     placed = LesionPlacer([asked], [1], TORSO.field_mm, latest=1.0)(0.9, belief)
     assert placed is not None
     assert spleen[placed.new].float().mean() > 0.6
+
+
+def test_a_mass_that_swallows_its_gland_keeps_a_rim_of_it_where_it_was_anchored(body: np.ndarray) -> None:
+    left = np.arange(128)[:, None, None] < 64
+    gland = TORSO.ids["adrenal gland"]
+    place = np.argwhere((body == gland) & left).mean(axis=0)
+    without = np.where((body == gland) & left, np.uint8(0), body)
+    asked = Findings(region="abdomen", lesions=(Lesion("left adrenal gland", "", 24.0),))
+    rng = np.random.default_rng(0)
+    assert add_missing_lesions(without, asked, TORSO.spacing_mm, rng)[1] == []
+    nowhere = np.full((MAX_LESIONS, 3), np.nan)
+    assert add_missing_lesions(without, asked, TORSO.spacing_mm, rng, nowhere)[1] == []
+    places = nowhere.copy()
+    places[0] = place
+    made, added = add_missing_lesions(without, asked, TORSO.spacing_mm, rng, places)
+    assert added == list(asked.lesions)
+    (found,) = find_lesions(made, TORSO, TORSO.spacing_mm)
+    assert found.organ == "left adrenal gland"
+    assert found.size_mm == pytest.approx(24, rel=0.35)
+    assert ((made == gland) & left).any()
+    changed = made != without
+    assert set(without[changed]) <= {0, gland}  # no other organ gives anything
+    assert np.linalg.norm((np.argwhere(changed) - place) * 3.0, axis=1).max() < 40
+
+
+def test_places_are_told_in_voxels_of_the_label_map(body: np.ndarray) -> None:
+    asked = Findings(lesions=(Lesion("liver", "right lobe", 30.0),), region="abdomen")
+    belief = one_hot(torch.from_numpy(body[::2, ::2, ::2])[None], TORSO.num_classes)
+    placer = LesionPlacer([asked], [3], TORSO.field_mm, latest=0.7)
+    assert np.isnan(placer.places_in(0, (128, 128, 128))).all()
+    placer(0.6, belief)
+    x, y, z = placer.places_in(0, (128, 128, 128))[0].round().astype(int)
+    assert body[x, y, z] == TORSO.ids["liver"]
+    assert np.isnan(placer.places_in(0, (128, 128, 128))[1:]).all()
