@@ -1,0 +1,60 @@
+"""Which OpenKBP patients teach the generator and which the segmenter: python -m benchmarks.openkbp_split OPENKBP OUT.
+
+Of the 170 training patients 40 are the pool from which a segmenter's k real cases are drawn; the other 130 are the
+donors, and only they are linked into OUT (`train`, and every eighth in `validation` to choose weights on). The pool takes
+patients with all seven organs contoured first, since nnU-Net would learn a missing contour as background: there are 30
+of them, and the last ten of the pool lack one organ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+POOL_SIZE = 40
+DONOR_VALIDATION = 17
+_SEED = 0
+
+
+def pool_and_donors(openkbp: Path) -> tuple[list[str], list[str]]:
+    """Names of the 40 pool patients, most completely contoured first, and of the other training patients, shuffled."""
+    with (openkbp / "index.csv").open(newline="") as file:
+        organs = {row["patient"]: len(row["organs"].split()) for row in csv.DictReader(file) if row["split"] == "train"}
+    names = sorted(organs)
+    shuffled = [names[i] for i in np.random.default_rng(_SEED).permutation(len(names))]
+    ranked = sorted(shuffled, key=lambda name: -organs[name])
+    pool = ranked[:POOL_SIZE]
+    return pool, [name for name in shuffled if name not in set(pool)]
+
+
+def chosen(openkbp: Path, k: int, seed: int) -> list[str]:
+    """The k real cases of a run, sorted: drawn from the completely contoured part of the pool while that suffices."""
+    pool, _ = pool_and_donors(openkbp)
+    candidates = pool[: max(k, 30)]
+    return sorted(candidates[i] for i in np.random.default_rng([_SEED, seed]).permutation(len(candidates))[:k])
+
+
+def link_donors(openkbp: Path, out: Path) -> None:
+    """`out/train` and `out/validation` with links to the donors' files."""
+    _, donors = pool_and_donors(openkbp)
+    for number, name in enumerate(donors):
+        folder = out / ("validation" if number < DONOR_VALIDATION else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted((openkbp / "train").glob(f"{name}_*")):
+            (folder / file.name).symlink_to(file.resolve())
+
+
+def main() -> None:
+    """Links the donors' files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("openkbp", type=Path, help="folder with index.csv and train/pt_N_ct.nii.gz")
+    parser.add_argument("out", type=Path, help="new folder for the donors' links")
+    args = parser.parse_args()
+    link_donors(args.openkbp, args.out)
+
+
+if __name__ == "__main__":
+    main()
