@@ -1,7 +1,7 @@
 """Which OpenKBP patients teach the generator and which the segmenter: python -m benchmarks.openkbp_split OPENKBP OUT.
 
 Of the 170 training patients 40 are the pool from which a segmenter's k real cases are drawn; the other 130 are the
-donors, and only they are linked into OUT (`train`, and 17 in `validation` to choose weights on). The pool takes patients
+donors, and only they are linked into OUT (`train`, and 17 in `validation` to choose weights on). The pool takes those
 with all seven organs contoured first, since nnU-Net would learn a missing contour as background: there are 30 of them,
 and the last ten of the pool lack one organ.
 """
