@@ -21,8 +21,49 @@ def centred_affine(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> np.
     return affine
 
 
+class _Labelled:
+    """What a label map on its grid tells, with a CT or without."""
+
+    label_map: np.ndarray
+    affine: np.ndarray
+    findings: Findings
+
+    @property
+    def anatomy(self) -> Anatomy:
+        return self.findings.anatomy
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        x, y, z = (float(v) for v in np.diag(self.affine)[:3])
+        return x, y, z
+
+    def volumes_ml(self) -> dict[str, float]:
+        """Volume of every class but the background, by name, in ml; 0.0 for a class that is not there."""
+        counts = np.bincount(self.label_map.ravel(), minlength=self.anatomy.num_classes)
+        voxel_ml = float(np.prod(self.spacing_mm)) / 1000
+        return {c.name: round(float(counts[c.id]) * voxel_ml, 3) for c in self.anatomy.classes if c.id}
+
+
 @dataclass(frozen=True)
-class Case:
+class Draft(_Labelled):
+    """A case before its CT: a label map (X, Y, Z) uint8, what it was drawn for, and the random state to go on with."""
+
+    key: str
+    label_map: np.ndarray
+    affine: np.ndarray
+    report: str
+    findings: Findings
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    generator: Any = None
+
+    def with_ct(self, ct_hu: np.ndarray, made: Mapping[str, Any]) -> Case:
+        """The case of this draft and its CT (X, Y, Z) int16; `made` joins the provenance. CaseError as for Case."""
+        provenance = {**self.provenance, **made}
+        return Case(self.key, ct_hu, self.label_map, self.affine, self.report, self.findings, provenance)
+
+
+@dataclass(frozen=True)
+class Case(_Labelled):
     """A paired volume: `ct_hu` (X, Y, Z) int16 in HU and `label_map` (X, Y, Z) uint8 on one RAS+ grid in mm.
 
     Raises CaseError when the arrays are of other types, shapes differ, HU are impossible, a label id is not in the
@@ -63,21 +104,6 @@ class Case:
         linear = np.asarray(self.affine)[:3, :3]
         if np.shape(self.affine) != (4, 4) or not np.allclose(linear, np.diag(np.diag(linear))) or linear.min() < 0:
             raise CaseError(f"case {self.key} needs an axis-aligned RAS+ affine (4, 4) in mm; reorient it first.")
-
-    @property
-    def anatomy(self) -> Anatomy:
-        return self.findings.anatomy
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        x, y, z = (float(v) for v in np.diag(self.affine)[:3])
-        return x, y, z
-
-    def volumes_ml(self) -> dict[str, float]:
-        """Volume of every class but the background, by name, in ml; 0.0 for a class that is not there."""
-        counts = np.bincount(self.label_map.ravel(), minlength=self.anatomy.num_classes)
-        voxel_ml = float(np.prod(self.spacing_mm)) / 1000
-        return {c.name: round(float(counts[c.id]) * voxel_ml, 3) for c in self.anatomy.classes if c.id}
 
 
 def check_hu(ct_hu: np.ndarray, what: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from guidegen_data.anatomy import Anatomy, FindingOrgan, OrganClass
-from guidegen_data.case import Case
+from guidegen_data.case import Case, Draft
 
 BODY_HU = -300
 BODY_SHARE = (0.08, 0.97)
@@ -34,21 +34,32 @@ def verdict(case: Case) -> dict[str, Any]:
     label map after it was drawn: specks given away, lesions added by rule. Lower bounds of volume are not checked,
     because the field may cut any organ.
     """
-    checks = [
-        *_check_field(case),
-        *_check_lesions(case),
-        *_check_presence(case),
-        *_check_shape(case),
-        *_check_hu(case),
-        *_check_mending(case),
-    ]
-    return {"passed": all(check["pass"] for check in checks), "checks": checks}
+    return _passed([*_check_label_map(case), *_check_body(case), *_check_hu(case)])
 
 
-def organ_volumes_ml(case: Case) -> dict[str, float]:
+def verdict_before_ct(draft: Draft) -> dict[str, Any]:
+    """The part of the verdict that the label map alone decides, in the same form: it comes out the same with a CT."""
+    return _passed(_check_label_map(draft))
+
+
+def _passed(checks: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    listed = list(checks)
+    return {"passed": all(check["pass"] for check in listed), "checks": listed}
+
+
+def _check_label_map(case: Case | Draft) -> Iterator[dict[str, Any]]:
+    highest = int(case.label_map.max(initial=0))
+    yield _check("highest label id", highest, (0, case.anatomy.num_classes - 1))
+    yield from _check_lesions(case)
+    yield from _check_presence(case)
+    yield from _check_shape(case)
+    yield from _check_mending(case)
+
+
+def organ_volumes_ml(case: Case | Draft) -> dict[str, float]:
     """Volume of every organ by its report name, in ml; paired ones are told apart by the patient's own left and right.
 
-    The midline is the mean x of the bones in the middle (or of the body, where there are none); x grows to the right.
+    The midline is the mean x of the bones in the middle (or of all labels, where there are none); x grows to the right.
     """
     right_of_midline = _world_x(case) > _midline_mm(case)
     voxel_ml = float(np.prod(case.spacing_mm)) / 1000
@@ -59,7 +70,7 @@ def organ_volumes_ml(case: Case) -> dict[str, float]:
     }
 
 
-def _check_mending(case: Case) -> Iterator[dict[str, Any]]:
+def _check_mending(case: Case | Draft) -> Iterator[dict[str, Any]]:
     """Only for cases whose provenance tells what was done to their label map."""
     made = case.provenance.get("generation", case.provenance)  # where a shard's metadata keeps it
     if "cleaned_voxels" in made:
@@ -71,14 +82,12 @@ def _check_mending(case: Case) -> Iterator[dict[str, Any]]:
         yield _check("lesions added by rule", added, (0, len(case.findings.lesions)))
 
 
-def _check_field(case: Case) -> Iterator[dict[str, Any]]:
-    ids = np.unique(case.label_map)
-    yield _check("highest label id", int(ids[-1]), (0, case.anatomy.num_classes - 1))
+def _check_body(case: Case) -> Iterator[dict[str, Any]]:
     body = float(np.mean((case.ct_hu > BODY_HU) | (case.label_map > 0)))
     yield _check("share of body in the field", body, BODY_SHARE)
 
 
-def _check_lesions(case: Case) -> Iterator[dict[str, Any]]:
+def _check_lesions(case: Case | Draft) -> Iterator[dict[str, Any]]:
     lesion = case.anatomy.classes[case.anatomy.lesion_id]
     voxel_ml = float(np.prod(case.spacing_mm)) / 1000
     # None asked means none at all: one stray voxel would be a false label.
@@ -86,7 +95,7 @@ def _check_lesions(case: Case) -> Iterator[dict[str, Any]]:
     yield _check(f"{lesion.name} volume (ml)", case.volumes_ml()[lesion.name], allowed)
 
 
-def _check_presence(case: Case) -> Iterator[dict[str, Any]]:
+def _check_presence(case: Case | Draft) -> Iterator[dict[str, Any]]:
     volumes = organ_volumes_ml(case)
     absent = [organ for organ, status in case.findings.organs.items() if status == "absent"]
     for organ in absent:
@@ -97,7 +106,7 @@ def _check_presence(case: Case) -> Iterator[dict[str, Any]]:
         yield _check(f"share of the {case.findings.region}'s organs present", share, PRESENT_SHARE)
 
 
-def _check_shape(case: Case) -> Iterator[dict[str, Any]]:
+def _check_shape(case: Case | Draft) -> Iterator[dict[str, Any]]:
     volumes, compact = case.volumes_ml(), _compact_classes(case.anatomy)
     boxes = ndimage.find_objects(case.label_map, max_label=case.anatomy.num_classes)
     for organ in _organ_classes(case.anatomy):
@@ -138,20 +147,20 @@ def _compact_classes(anatomy: Anatomy) -> Mapping[str, int]:
     return solid
 
 
-def _world_x(case: Case) -> np.ndarray:
+def _world_x(case: Case | Draft) -> np.ndarray:
     return case.affine[0, 3] + case.affine[0, 0] * np.arange(case.label_map.shape[0])
 
 
-def _midline_mm(case: Case) -> float:
+def _midline_mm(case: Case | Draft) -> float:
     spine = case.anatomy.ids.get("vertebrae", case.anatomy.ids.get("spinal cord", 0))
     mask = case.label_map == spine if spine else np.zeros_like(case.label_map, bool)
     if not mask.any():
-        mask = case.ct_hu > BODY_HU
+        mask = case.label_map > 0
     weights = mask.sum((1, 2))
     return float((weights * _world_x(case)).sum() / max(1, weights.sum()))
 
 
-def _voxels_per_column(case: Case) -> np.ndarray:
+def _voxels_per_column(case: Case | Draft) -> np.ndarray:
     """Voxels of each class at each x. (K, X)."""
     num_classes, width = case.anatomy.num_classes, case.label_map.shape[0]
     flat = case.label_map.reshape(width, -1) + num_classes * np.arange(width)[:, None]

@@ -15,7 +15,7 @@ ROWS = [
     {"anatomy", "anatomy_files"},
     {"diffusion", "reports", "case", "habitus"},
     {"models", "sites", "sites_frame", "lesions", "grounding", "cleanup", "quality", "preview"},
-    {"pipeline", "sources", "label_maps"},
+    {"pipeline", "pipeline_stages", "sources", "label_maps"},
     {"dataset", "shards", "training", "metrics"},
     {"cli"},
 ]

@@ -52,6 +52,16 @@ def test_provenance_tells_how_to_make_the_case_again(folder, two_cases: list[Cas
     assert (provenance["num_steps_mask"], provenance["num_steps_ct"], provenance["guidance"]) == (2, 1, 1.5)
 
 
+def test_a_draft_completed_later_is_the_case_made_in_one_go(folder, two_cases: list[Case]) -> None:
+    pipe = GuideGenPipeline.from_pretrained(folder, device="cpu")
+    drafts = pipe.draft([c.findings for c in two_cases], ["one.", "two."], ["a", "b"], [5, 6])
+    for whole, draft, late in zip(two_cases, drafts, pipe.complete(drafts), strict=True):
+        assert draft.label_map.tobytes() == whole.label_map.tobytes()
+        assert draft.volumes_ml() == whole.volumes_ml()
+        assert late.ct_hu.tobytes() == whole.ct_hu.tobytes()
+        assert late.provenance == whole.provenance
+
+
 def test_the_same_block_and_seeds_give_the_same_bytes(folder, two_cases: list[Case]) -> None:
     pipe = GuideGenPipeline.from_pretrained(folder, device="cpu")
     again = pipe.generate([c.findings for c in two_cases], ["one.", "two."], ["a", "b"], [5, 6])

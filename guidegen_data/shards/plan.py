@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from guidegen_data.anatomy import Anatomy
-from guidegen_data.case import Case
+from guidegen_data.case import Case, Draft
 from guidegen_data.errors import ShardError
-from guidegen_data.quality import verdict
+from guidegen_data.quality import verdict, verdict_before_ct
 from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.sampling import Mode, sample_findings
@@ -49,6 +49,26 @@ class CaseGenerator(Protocol):
         guidance: float | None = None,
     ) -> list[Case]:
         """One case for each entry, advanced in lockstep; each depends on its own seed."""
+
+
+@runtime_checkable
+class TwoStageGenerator(Protocol):
+    """A CaseGenerator whose label maps can be judged before the time for their CTs is spent."""
+
+    def draft(
+        self,
+        findings: Sequence[Findings],
+        reports: Sequence[str],
+        keys: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        num_steps_mask: int | None = None,
+        guidance: float | None = None,
+    ) -> list[Draft]:
+        """One label map for each entry."""
+
+    def complete(self, drafts: Sequence[Draft], *, num_steps_ct: int | None = None) -> list[Case]:
+        """The drafts with their CTs: the same cases as `generate` makes in one go."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +158,10 @@ def generate_block(
     again.
     """
     indices = range(block * recipe.block_size, (block + 1) * recipe.block_size)
-    requests = [source.request(i) for i in indices]
-    cases = _generate(generator, recipe, requests, list(indices), attempt=0)
-    wanted = [(i, case) for i, case in zip(indices, cases, strict=True) if num_cases is None or i < num_cases]
-    return [_settle(generator, recipe, source, index, case) for index, case in wanted]
+    trials = [_Trial(recipe, source, index) for index in indices]
+    settled = [t for t in trials if num_cases is None or t.index < num_cases]
+    cases = dict(zip(indices, _generate(generator, recipe, trials, settled), strict=True))
+    return [_settle(generator, recipe, trial, cases[trial.index]) for trial in settled]
 
 
 def derive_seed(seed: int, purpose: str, index: int, draw: int) -> int:
@@ -150,40 +170,70 @@ def derive_seed(seed: int, purpose: str, index: int, draw: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _settle(generator: CaseGenerator, recipe: Recipe, source: ReportSource, index: int, case: Case) -> Case:
-    # A rejected case is made anew alone, so that what it becomes does not depend on the rest of its block.
-    rejects: list[dict[str, Any]] = []
-    for attempt in range(MAX_ATTEMPTS):
-        if attempt:
-            request = source.request(index, attempt // ATTEMPTS_PER_REPORT)
-            (case,) = _generate(generator, recipe, [request], [index], attempt)
-        quality = verdict(case)
-        case_seed = derive_seed(recipe.seed, "case", index, attempt)
-        if quality["passed"] or not recipe.quality_control:
-            meta = case_meta(case, recipe, index, attempt, case_seed, quality, rejects)
-            return replace(case, provenance=meta)
+class _Trial:
+    """One case on its way: which attempt it is at, what that asks for, and the attempts that were rejected."""
+
+    def __init__(self, recipe: Recipe, source: ReportSource, index: int) -> None:
+        self.index, self.key, self.attempt = index, key_of(index), 0
+        self.rejects: list[dict[str, Any]] = []
+        self._recipe, self._source = recipe, source
+
+    @property
+    def request(self) -> Request:
+        return self._source.request(self.index, self.attempt // ATTEMPTS_PER_REPORT)
+
+    @property
+    def case_seed(self) -> int:
+        return derive_seed(self._recipe.seed, "case", self.index, self.attempt)
+
+    def reject(self, quality: Mapping[str, Any], found: str) -> None:
+        """On to the next attempt, the reason noted. ShardError when there were enough."""
         failed = [check for check in quality["checks"] if not check["pass"]]
-        rejects.append({"key": case.key, "attempt": attempt, "case_seed": case_seed, "failed": failed})
-        _log.info("case %s rejected: %s", case.key, ", ".join(check["name"] for check in failed))
-    raise ShardError(
-        f"case {key_of(index)} failed its quality checks {MAX_ATTEMPTS} times (last: {failed[0]['name']} is "
-        f"{failed[0]['value']}, allowed {failed[0]['allowed']}); use a better model or another report, or add --no-qc "
-        f"to keep such cases with their verdict."
-    )
+        attempt = {"key": self.key, "attempt": self.attempt, "case_seed": self.case_seed}
+        self.rejects.append({**attempt, "found_in": found, "failed": failed})
+        _log.info("case %s rejected: %s", self.key, ", ".join(check["name"] for check in failed))
+        self.attempt += 1
+        if self.attempt >= MAX_ATTEMPTS:
+            raise ShardError(
+                f"case {self.key} failed its quality checks {MAX_ATTEMPTS} times (last: {failed[0]['name']} is "
+                f"{failed[0]['value']}, allowed {failed[0]['allowed']}); use a better model or another report, or add "
+                f"--no-qc to keep such cases with their verdict."
+            )
+
+
+def _settle(generator: CaseGenerator, recipe: Recipe, trial: _Trial, case: Case) -> Case:
+    # A rejected case is made anew alone, so that what it becomes does not depend on the rest of its block.
+    while not (quality := verdict(case))["passed"] and recipe.quality_control:
+        trial.reject(quality, "CT")
+        (case,) = _generate(generator, recipe, [trial], [trial])
+    meta = case_meta(case, recipe, trial.index, trial.attempt, trial.case_seed, quality, trial.rejects)
+    return replace(case, provenance=meta)
 
 
 def _generate(
-    generator: CaseGenerator, recipe: Recipe, requests: Sequence[Request], indices: Sequence[int], attempt: int
+    generator: CaseGenerator, recipe: Recipe, trials: Sequence[_Trial], wanted: Sequence[_Trial]
 ) -> list[Case]:
-    return generator.generate(
-        [r.findings for r in requests],
-        [r.report for r in requests],
-        [key_of(i) for i in indices],
-        [derive_seed(recipe.seed, "case", i, attempt) for i in indices],
-        num_steps_mask=recipe.num_steps_mask,
-        num_steps_ct=recipe.num_steps_ct,
-        guidance=recipe.guidance,
-    )
+    """A case for each trial. Where label maps come first, none of the wanted that fails its checks gets a CT."""
+    if not isinstance(generator, TwoStageGenerator):
+        return generator.generate(
+            *_lists(trials),
+            num_steps_mask=recipe.num_steps_mask,
+            num_steps_ct=recipe.num_steps_ct,
+            guidance=recipe.guidance,
+        )
+    settings: dict[str, Any] = {"num_steps_mask": recipe.num_steps_mask, "guidance": recipe.guidance}
+    drafts = generator.draft(*_lists(trials), **settings)
+    for place, trial in enumerate(trials if recipe.quality_control else ()):
+        while trial in wanted and not (quality := verdict_before_ct(drafts[place]))["passed"]:
+            trial.reject(quality, "label map")
+            (drafts[place],) = generator.draft(*_lists([trial]), **settings)
+    return generator.complete(drafts, num_steps_ct=recipe.num_steps_ct)
+
+
+def _lists(trials: Sequence[_Trial]) -> tuple[list[Findings], list[str], list[str], list[int]]:
+    requests = [trial.request for trial in trials]
+    asked, told = [r.findings for r in requests], [r.report for r in requests]
+    return asked, told, [t.key for t in trials], [t.case_seed for t in trials]
 
 
 def _generator(seed: int, purpose: str, index: int, draw: int) -> np.random.Generator:

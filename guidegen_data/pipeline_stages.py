@@ -1,0 +1,118 @@
+"""The two stages of a pipeline, one call each: what is told of the findings, label maps drawn, CTs drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidegen_data.anatomy import Anatomy, anatomy_named
+from guidegen_data.grounding import LesionPlacer, mask_prompt
+from guidegen_data.models.anchors import Placement
+from guidegen_data.models.mask_sampler import MaskCondition
+from guidegen_data.models.noise_style import NoiseStyle, draw_style, with_noise
+from guidegen_data.models.sampling import sample_masks
+from guidegen_data.models.sampling_ct import sample_cts
+from guidegen_data.models.text import TextEncoder
+from guidegen_data.reports.fields import field_values
+from guidegen_data.reports.findings import Findings
+
+
+class StageSampling:
+    """What GuideGenPipeline can do with its networks and its configuration, each step by itself."""
+
+    config: Any
+    mask_sampler: Any
+    mask_scheduler: Any
+    autoencoder: Any
+    slice_generator: Any
+    slice_scheduler: Any
+    _text: TextEncoder | None = None
+
+    @property
+    def anatomy(self) -> Anatomy:
+        return anatomy_named(self.config.anatomy_name)
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Tokens (B, L, D) of the frozen language encoder, on the networks' device and in their precision."""
+        if self._text is None:
+            self._text = TextEncoder(self.config.text_encoder)
+        weight = next(self.mask_sampler.parameters())
+        return self._text(list(prompts)).to(weight)
+
+    def placer(self, findings: Sequence[Findings], seeds: Sequence[int]) -> LesionPlacer:
+        """The `place` of `sample_masks` for these cases."""
+        config = self.config
+        return LesionPlacer(findings, seeds, self.anatomy.field_mm, config.anchor_time, config.anchor_strength)
+
+    def condition(self, findings: Sequence[Findings]) -> MaskCondition:
+        """What stage 1 is told of each case, without lesion anchors: those are placed while sampling."""
+        tokens = self.encode([mask_prompt(f) for f in findings])
+        names = self.mask_sampler.config.fields
+        fields = torch.from_numpy(np.stack([field_values(f, names) for f in findings]))
+        anchors = torch.zeros(len(findings), *self.mask_sampler.config.shape)
+        return MaskCondition(tokens, fields.to(tokens.device), anchors.to(tokens.device))
+
+    def sample_masks(
+        self,
+        condition: MaskCondition,
+        generators: list[torch.Generator],
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        temperature: float = 1.0,
+        forbidden: Tensor | None = None,
+        lean: Tensor | None = None,
+        known: Tensor | None = None,
+        place: Callable[[float, Tensor], Placement | None] | None = None,
+    ) -> Tensor:
+        """Stage 1: label maps (B, X, Y, Z) uint8 as the network draws them; arguments as in `models.sampling`."""
+        return sample_masks(
+            self.mask_sampler,
+            self.mask_scheduler,
+            condition,
+            generators,
+            self.anatomy.shape,
+            num_steps or self.config.num_steps_mask,
+            self.config.guidance if guidance is None else guidance,
+            temperature,
+            forbidden,
+            lean,
+            known,
+            place,
+            None if self.config.volume_ratio is None else torch.tensor(self.config.volume_ratio),
+        )
+
+    def sample_cts(
+        self,
+        label_maps: Tensor,
+        tokens: Tensor,
+        generators: list[torch.Generator],
+        num_steps: int | None = None,
+        styles: Sequence[NoiseStyle] | None = None,
+    ) -> Tensor:
+        """Stage 2: CTs (B, X, Y, Z) int16 HU of label maps (B, X, Y, Z) uint8, your own or stage 1's.
+
+        Each gets the noise of its style, drawn from its generator where none is given.
+        """
+        styles = self.styles(generators) if styles is None else styles
+        cts = sample_cts(
+            self.slice_generator,
+            self.slice_scheduler,
+            self.autoencoder,
+            label_maps,
+            tokens,
+            generators,
+            num_steps or self.config.num_steps_ct,
+            self.config.previous_level,
+            self.config.delay_ct,
+        )
+        spacing, hu_range = self.anatomy.spacing_mm, self.anatomy.hu_range
+        noisy = [with_noise(c, spacing, s, g, hu_range) for c, s, g in zip(cts, styles, generators, strict=True)]
+        return torch.stack(noisy)
+
+    def styles(self, generators: list[torch.Generator]) -> list[NoiseStyle]:
+        """A noise style a case, each from its own generator."""
+        return [draw_style(g, tuple(self.config.noise_hu)) for g in generators]
