@@ -24,7 +24,7 @@ from benchmarks.prompts import Prompt, held_out_prompts
 from benchmarks.record import save
 from guidegen_data.cleanup import clean_up
 from guidegen_data.cli.memory import keep_freed_memory
-from guidegen_data.grounding import forbidden_classes
+from guidegen_data.grounding import forbidden_classes, size_lean
 from guidegen_data.lesions import find_lesions
 from guidegen_data.metrics.consistency import ABSENT_ML, absent_volumes_ml, judge_lesion
 from guidegen_data.pipeline import GuideGenPipeline
@@ -42,12 +42,13 @@ def drawn_label_maps(
     if how == "system":
         held = pipe.label_maps(findings, generators, seeds)
         return [label_map for label_map, _ in held], sum(done["lesions_added"] for _, done in held)
-    told, forbidden, place = pipe.condition(findings), None, None
+    told, forbidden, lean, place = pipe.condition(findings), None, None, None
     if how == "anchored":
         width = pipe.mask_sampler.config.shape[0]
         forbidden = torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings]))
+        lean = torch.from_numpy(np.stack([size_lean(f, width, pipe.config.size_strength) for f in findings]))
         place = pipe.placer(findings, seeds)
-    masks = pipe.sample_masks(told, generators, forbidden=forbidden, place=place)
+    masks = pipe.sample_masks(told, generators, forbidden=forbidden, lean=lean, place=place)
     spacing = pipe.anatomy.spacing_mm
     return [clean_up(m.cpu().numpy(), f, spacing)[0] for m, f in zip(masks, findings, strict=True)], 0
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from benchmarks.record import save
 from guidegen_data.cleanup import clean_up
 from guidegen_data.cli.memory import keep_freed_memory
-from guidegen_data.grounding import forbidden_classes
+from guidegen_data.grounding import forbidden_classes, size_lean
 from guidegen_data.lesions import find_lesions
 from guidegen_data.metrics.consistency import judge_lesion
 from guidegen_data.metrics.plausibility import population, summary
@@ -56,6 +56,7 @@ def main() -> None:
                 [torch.Generator().manual_seed(s) for s in seeds],
                 steps,
                 forbidden=torch.from_numpy(np.stack([forbidden_classes(f, width) for f in block])),
+                lean=torch.from_numpy(np.stack([size_lean(f, width, pipe.config.size_strength) for f in block])),
                 place=pipe.placer(block, seeds),
             )
             made += [clean_up(m.cpu().numpy(), f, spacing)[0] for m, f in zip(masks, block, strict=True)]
