@@ -18,7 +18,14 @@ from scipy import ndimage
 from torch import Tensor
 
 from guidegen_data.anatomy import Anatomy
-from guidegen_data.lesions import MIN_LESION_VOXELS, find_lesions, lesion_mask, lesion_room, lesion_size_mm
+from guidegen_data.lesions import (
+    MIN_LESION_VOXELS,
+    find_lesions,
+    lesion_mask,
+    lesion_room,
+    lesion_size_mm,
+    match_lesions,
+)
 from guidegen_data.models.anchors import Placement, anchor_balls
 from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
 from guidegen_data.sites import site_of
@@ -152,33 +159,23 @@ def _with_likely(labels: np.ndarray, belief: Tensor, class_id: int) -> np.ndarra
     return np.where(share >= 0.5 * share.max(), np.uint8(class_id), labels)
 
 
-def add_missing_lesions(
+def settle_lesions(
     label_map: np.ndarray,
     findings: Findings,
     spacing_mm: tuple[float, float, float],
     rng: np.random.Generator,
     places: np.ndarray | None = None,
-) -> tuple[np.ndarray, list[Lesion]]:
-    """The map with every lesion asked for, and the ones that had to be added. (X, Y, Z) uint8.
+) -> tuple[np.ndarray, list[Lesion], int]:
+    """The map with the lesions asked for and no others: (X, Y, Z) uint8, those that had to be added, how many went.
 
-    Stray lesions at sites nobody asked for are given back to the organ around them when others had to be added. A
-    lesion whose organ or site is not in the map cannot be added; the quality verdict then says so. But a mass may
-    swallow a gland: where `places` (M, 3) says in voxels where each lesion was anchored (NaN: nowhere), a lesion of a
-    thin organ is put there, with the rest of the organ as its rim.
+    Lesions that nobody asked for, and pieces beyond the number asked for at a site, are given back to the organ around
+    them. A lesion whose organ or site is not in the map cannot be added; the quality verdict then says so. But a mass
+    may swallow a gland: where `places` (M, 3) says in voxels where each lesion was anchored (NaN: nowhere), a lesion of
+    a thin organ is put there, with the rest of the organ as its rim.
     """
     anatomy = findings.anatomy
-    left = find_lesions(label_map, anatomy, spacing_mm)
-    missing = []
-    for lesion in findings.lesions:
-        here = next((f for f in left if (f.organ, f.site) == (lesion.organ, lesion.site)), None)
-        if here is None:
-            missing.append(lesion)
-        else:
-            left.remove(here)
-    if not missing:
-        return label_map, []
-    asked = {(lesion.organ, lesion.site) for lesion in findings.lesions}
-    label_map = _give_back(label_map, [f.mask for f in left if (f.organ, f.site) not in asked], anatomy)
+    missing, strays = match_lesions(findings.lesions, find_lesions(label_map, anatomy, spacing_mm))
+    label_map = _give_back(label_map, [f.mask for f in strays], anatomy)
     added = []
     for lesion in missing:
         mask = _fitting_lesion(label_map, lesion, anatomy, spacing_mm, rng)
@@ -188,7 +185,7 @@ def add_missing_lesions(
         if mask is not None:
             label_map = np.where(mask, np.uint8(anatomy.lesion_id), label_map)
             added.append(lesion)
-    return label_map, added
+    return label_map, added, len(strays)
 
 
 def _give_back(label_map: np.ndarray, strays: list[np.ndarray], anatomy: Anatomy) -> np.ndarray:
@@ -209,6 +206,8 @@ def _fitting_lesion(
 ) -> np.ndarray | None:
     """The try whose longest diameter is nearest to the request, among those that lie at the asked site."""
     allowed = lesion_room(label_map, spacing_mm, lesion.organ, lesion.site, lesion.size_mm, anatomy)
+    # One that touches another would be read as a part of it.
+    allowed &= ~ndimage.binary_dilation(label_map == anatomy.lesion_id, iterations=2)
     best, error = None, np.inf
     for attempt in range(_TRIES):
         mask = lesion_mask(allowed, lesion.size_mm * 0.95**attempt, spacing_mm, rng, tries=3)

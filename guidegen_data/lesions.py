@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.spatial.distance import pdist
 
 from guidegen_data.anatomy import Anatomy, FindingOrgan
 from guidegen_data.errors import AnatomyError
+from guidegen_data.reports.findings import Lesion
 from guidegen_data.sites import site_mask, site_of
 from guidegen_data.sites_frame import frame_site_mask, lesion_reach_mm
 
@@ -42,6 +44,21 @@ def find_lesions(label_map: np.ndarray, anatomy: Anatomy, spacing_mm: tuple[floa
                 organ, site = "", ""
             found.append(FoundLesion(organ, site, lesion_size_mm(mask, spacing_mm, anatomy), mask))
     return found
+
+
+def match_lesions(asked: Sequence[Lesion], found: Sequence[FoundLesion]) -> tuple[list[Lesion], list[FoundLesion]]:
+    """Lesions asked for that no found one stands for, and found ones that nobody asked for, each counted once.
+
+    One asked for is stood for by the largest at its site that stands for no other.
+    """
+    left, missing = list(found), []
+    for lesion in asked:
+        here = next((f for f in left if (f.organ, f.site) == (lesion.organ, lesion.site)), None)
+        if here is None:
+            missing.append(lesion)
+        else:
+            left.remove(here)
+    return missing, left
 
 
 def longest_diameter_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:

@@ -16,7 +16,7 @@ from guidegen_data.case import Case, Draft, centred_affine
 from guidegen_data.cleanup import clean_up
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError
-from guidegen_data.grounding import add_missing_lesions, forbidden_classes, size_lean
+from guidegen_data.grounding import forbidden_classes, settle_lesions, size_lean
 from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.folder import fingerprint_of, model_folder
@@ -180,7 +180,8 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         """Stage 1 held to its findings: (X, Y, Z) uint8 a case, and what was done to it after sampling.
 
         Organs said to be absent are kept out of every belief, lesions are anchored at their sites, specks are cleaned
-        away, and lesions that are still missing at their sites are added; the second item counts the last two.
+        away, lesions that are still missing at their sites are added and others given back; the second item counts the
+        last three.
         """
         anatomy, width = self.anatomy, self.mask_sampler.config.shape[0]
         placer = self.placer(findings, seeds)
@@ -199,11 +200,12 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             label_map, lost = clean_up(mask.cpu().numpy(), asked, spacing)
             rng = np.random.default_rng(int(seed) % 2**63)
             places = placer.places_in(b, anatomy.shape)
-            label_map, added = add_missing_lesions(label_map, asked, spacing, rng, places)
+            label_map, added, num_strays = settle_lesions(label_map, asked, spacing, rng, places)
             if known is not None:
                 given = known[b].cpu().numpy()
                 label_map = np.where(given >= 0, given, label_map).astype(np.uint8)
-            held.append((label_map, {"cleaned_voxels": lost, "lesions_added": len(added)}))
+            done = {"cleaned_voxels": lost, "lesions_added": len(added), "lesions_given_back": num_strays}
+            held.append((label_map, done))
         return held
 
     @torch.inference_mode()

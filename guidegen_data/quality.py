@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from guidegen_data.anatomy import Anatomy, FindingOrgan, OrganClass
 from guidegen_data.case import Case, Draft
+from guidegen_data.lesions import find_lesions, match_lesions
 
 BODY_HU = -300
 BODY_SHARE = (0.08, 0.97)
@@ -29,10 +30,11 @@ SPECK_SHARE = 0.1
 def verdict(case: Case) -> dict[str, Any]:
     """`{"passed": bool, "checks": [{"name", "value", "allowed", "pass"}, ...]}` of a case against its own findings.
 
-    Checks the label ids, the lesions that were asked for, organs said to be absent, organs that the region should show,
-    volumes and components of each organ, their mean HU, the share of the field that is body, and what was done to the
-    label map after it was drawn: specks given away, lesions added by rule. Lower bounds of volume are not checked,
-    because the field may cut any organ.
+    Checks the label ids, the volume of lesions, organs said to be absent, organs that the region should show, volumes
+    and components of each organ, their mean HU, the share of the field that is body. Where the provenance tells what
+    was done to the label map after it was drawn: specks given away, lesions added by rule, and that every lesion asked
+    for is at its site and no other is there. Lower bounds of volume are not checked, because the field may cut any
+    organ.
     """
     return _passed([*_check_label_map(case), *_check_body(case), *_check_hu(case)])
 
@@ -71,7 +73,7 @@ def organ_volumes_ml(case: Case | Draft) -> dict[str, float]:
 
 
 def _check_mending(case: Case | Draft) -> Iterator[dict[str, Any]]:
-    """Only for cases whose provenance tells what was done to their label map."""
+    """Only for cases whose provenance tells what was done to their label map: what that was to bring about is there."""
     made = case.provenance.get("generation", case.provenance)  # where a shard's metadata keeps it
     if "cleaned_voxels" in made:
         removed = sum(made["cleaned_voxels"].values())
@@ -79,7 +81,11 @@ def _check_mending(case: Case | Draft) -> Iterator[dict[str, Any]]:
         yield _check("voxels given away as specks", removed, (0, limit))
     if "lesions_added" in made:
         added = made["lesions_added"]
-        yield _check("lesions added by rule", added, (0, len(case.findings.lesions)))
+        asked = case.findings.lesions
+        yield _check("lesions added by rule", added, (0, len(asked)))
+        missing, strays = match_lesions(asked, find_lesions(case.label_map, case.anatomy, case.spacing_mm))
+        yield _check("lesions at the sites asked for", len(asked) - len(missing), (len(asked), len(asked)))
+        yield _check("lesions that nobody asked for", len(strays), (0, 0))
 
 
 def _check_body(case: Case) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from tiny import tiny_pipeline
 
 from guidegen_data.anatomy import TORSO
 from guidegen_data.diffusion.categorical import one_hot
-from guidegen_data.grounding import LesionPlacer, add_missing_lesions, forbidden_classes, mask_prompt, size_lean
+from guidegen_data.grounding import LesionPlacer, forbidden_classes, mask_prompt, settle_lesions, size_lean
 from guidegen_data.lesions import find_lesions
 from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
 from guidegen_data.sources.phantom import phantom
@@ -25,7 +25,7 @@ def body() -> np.ndarray:
 @pytest.mark.parametrize(("organ", "site"), SITES)
 def test_a_missing_lesion_is_added_at_its_site_and_in_its_size(body: np.ndarray, organ: str, site: str) -> None:
     asked = Findings(lesions=(Lesion(organ, site, 22.0),))
-    held, added = add_missing_lesions(body, asked, SPACING, np.random.default_rng(1))
+    held, added, _ = settle_lesions(body, asked, SPACING, np.random.default_rng(1))
     assert added == list(asked.lesions)
     (found,) = find_lesions(held, TORSO, SPACING)
     assert (found.organ, found.site) == (organ, site)
@@ -35,26 +35,37 @@ def test_a_missing_lesion_is_added_at_its_site_and_in_its_size(body: np.ndarray,
 
 def test_a_lesion_that_is_there_is_left_as_it_is(body: np.ndarray) -> None:
     asked = Findings(lesions=(Lesion("liver", "right lobe", 25.0),))
-    held, _ = add_missing_lesions(body, asked, SPACING, np.random.default_rng(1))
-    again, added = add_missing_lesions(held, asked, SPACING, np.random.default_rng(2))
-    assert added == []
+    held, _, _ = settle_lesions(body, asked, SPACING, np.random.default_rng(1))
+    again, added, num_strays = settle_lesions(held, asked, SPACING, np.random.default_rng(2))
+    assert (added, num_strays) == ([], 0)
     assert np.array_equal(again, held)
 
 
 def test_a_lesion_at_a_site_nobody_asked_for_is_given_back(body: np.ndarray) -> None:
     wrong = Findings(lesions=(Lesion("spleen", "", 20.0),))
-    held, _ = add_missing_lesions(body, wrong, SPACING, np.random.default_rng(1))
+    held, _, _ = settle_lesions(body, wrong, SPACING, np.random.default_rng(1))
     asked = Findings(lesions=(Lesion("liver", "left lobe", 20.0),))
-    mended, added = add_missing_lesions(held, asked, SPACING, np.random.default_rng(1))
-    assert len(added) == 1
+    mended, added, num_strays = settle_lesions(held, asked, SPACING, np.random.default_rng(1))
+    assert (len(added), num_strays) == (1, 1)
     assert [(f.organ, f.site) for f in find_lesions(mended, TORSO, SPACING)] == [("liver", "left lobe")]
     assert (mended == TORSO.ids["spleen"]).sum() == pytest.approx((body == TORSO.ids["spleen"]).sum(), rel=0.02)
+
+
+def test_of_two_lesions_at_a_site_where_one_was_asked_for_the_larger_stays(body: np.ndarray) -> None:
+    pair = Findings(lesions=(Lesion("liver", "right lobe", 30.0), Lesion("liver", "right lobe", 14.0)))
+    held, added, _ = settle_lesions(body, pair, SPACING, np.random.default_rng(1))
+    assert len(added) == len(find_lesions(held, TORSO, SPACING)) == 2
+    asked = Findings(lesions=pair.lesions[:1])
+    mended, added, num_strays = settle_lesions(held, asked, SPACING, np.random.default_rng(1))
+    assert (added, num_strays) == ([], 1)
+    (left,) = find_lesions(mended, TORSO, SPACING)
+    assert left.size_mm == pytest.approx(30, rel=0.35)
 
 
 def test_a_lesion_of_an_organ_that_is_not_in_the_map_cannot_be_added(body: np.ndarray) -> None:
     without = np.where(body == TORSO.ids["spleen"], np.uint8(0), body)
     asked = Findings(lesions=(Lesion("spleen", "", 20.0),))
-    held, added = add_missing_lesions(without, asked, SPACING, np.random.default_rng(1))
+    held, added, _ = settle_lesions(without, asked, SPACING, np.random.default_rng(1))
     assert added == []
     assert (held == TORSO.lesion_id).sum() == 0
 
@@ -160,12 +171,12 @@ def test_a_mass_that_swallows_its_gland_keeps_a_rim_of_it_where_it_was_anchored(
     without = np.where((body == gland) & left, np.uint8(0), body)
     asked = Findings(region="abdomen", lesions=(Lesion("left adrenal gland", "", 24.0),))
     rng = np.random.default_rng(0)
-    assert add_missing_lesions(without, asked, TORSO.spacing_mm, rng)[1] == []
+    assert settle_lesions(without, asked, TORSO.spacing_mm, rng)[1] == []
     nowhere = np.full((MAX_LESIONS, 3), np.nan)
-    assert add_missing_lesions(without, asked, TORSO.spacing_mm, rng, nowhere)[1] == []
+    assert settle_lesions(without, asked, TORSO.spacing_mm, rng, nowhere)[1] == []
     places = nowhere.copy()
     places[0] = place
-    made, added = add_missing_lesions(without, asked, TORSO.spacing_mm, rng, places)
+    made, added, _ = settle_lesions(without, asked, TORSO.spacing_mm, rng, places)
     assert added == list(asked.lesions)
     (found,) = find_lesions(made, TORSO, TORSO.spacing_mm)
     assert found.organ == "left adrenal gland"

@@ -9,9 +9,12 @@ from ellipsoids import EllipsoidGenerator
 from hypothesis import given, settings
 from strategies import findings
 
-from guidegen_data.case import Case
+from guidegen_data.anatomy import TORSO
+from guidegen_data.case import Case, centred_affine
+from guidegen_data.grounding import settle_lesions
 from guidegen_data.quality import num_components, organ_volumes_ml, verdict
-from guidegen_data.reports.findings import Findings
+from guidegen_data.reports.findings import Findings, Lesion
+from guidegen_data.sources.phantom import phantom
 
 
 def failed(case: Case) -> set[str]:
@@ -118,6 +121,37 @@ def test_crumbs_are_no_components(crumb: int, number: int) -> None:
     mask[:5, :10, :10] = True
     mask[8:].flat[:crumb] = True
     assert num_components(mask) == number
+
+
+def made_by_us(findings: Findings) -> Case:
+    """A phantom with lesions at their sites, as a pipeline tells of it; its CT has none of the labels' HU."""
+    body, ct_hu = phantom(np.random.default_rng(0), "abdomen and pelvis")
+    body = np.where(body == TORSO.lesion_id, np.uint8(0), body)
+    label_map, added, _ = settle_lesions(body, findings, TORSO.spacing_mm, np.random.default_rng(1))
+    assert len(added) == len(findings.lesions)
+    affine = centred_affine(label_map.shape, TORSO.spacing_mm)
+    done = {"generation": {"cleaned_voxels": {}, "lesions_added": len(added)}}
+    return Case("one", ct_hu.astype(np.int16), label_map, affine, "CT.", findings, done)
+
+
+def test_a_lesion_at_another_site_than_its_reports_fails() -> None:
+    right = Findings(region="abdomen and pelvis", lesions=(Lesion("liver", "right lobe", 25.0),))
+    names = {"lesions at the sites asked for", "lesions that nobody asked for"}
+    as_asked = made_by_us(right)
+    assert names <= {check["name"] for check in verdict(as_asked)["checks"]}
+    assert not names & failed(as_asked)
+    left = replace(right, lesions=(Lesion("liver", "left lobe", 25.0),))
+    assert names <= failed(replace(as_asked, findings=left))
+
+
+def test_more_lesions_than_the_report_tells_fail() -> None:
+    two = Findings(
+        region="abdomen and pelvis", lesions=(Lesion("liver", "right lobe", 25.0), Lesion("spleen", "", 20.0))
+    )
+    case = made_by_us(two)
+    fewer = failed(replace(case, findings=replace(two, lesions=two.lesions[1:])))
+    assert "lesions that nobody asked for" in fewer - failed(case)
+    assert "lesions at the sites asked for" not in fewer
 
 
 def test_what_was_done_to_a_label_map_stands_in_its_verdict(case: Case) -> None:
