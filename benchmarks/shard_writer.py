@@ -24,10 +24,11 @@ from guidegen_data.anatomy import TORSO, Anatomy
 from guidegen_data.case import Case, centred_affine
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.reports.findings import Findings
+from guidegen_data.shards.blocks import generate_block
 from guidegen_data.shards.folder import ShardFolder
 from guidegen_data.shards.generators import load_generator, num_cores, prepare
 from guidegen_data.shards.manifest import RunConfig, key_of
-from guidegen_data.shards.plan import ReportSource, generate_block, make_recipe
+from guidegen_data.shards.plan import ReportSource, make_recipe
 from guidegen_data.shards.workers import make_shards
 from guidegen_data.shards.writer import encode_case
 from guidegen_data.sources.phantom import phantom

@@ -155,9 +155,16 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             )
         ]
 
-    def complete(self, drafts: Sequence[Draft], *, num_steps_ct: int | None = None) -> list[Case]:
-        """Stage 2 of `generate`: drafts with their CTs, made together. A draft's random state is used up by it."""
+    def complete(
+        self, drafts: Sequence[Draft], *, num_steps_ct: int | None = None, seeds: Sequence[int] | None = None
+    ) -> list[Case]:
+        """Stage 2 of `generate`: drafts with their CTs, made together. A draft's random state is used up by it.
+
+        With `seeds`, one a draft, each starts anew instead: one label map gets as many CTs as it is given seeds.
+        """
         generators = [d.generator for d in drafts]
+        if seeds is not None:
+            generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
         tokens = self.encode([d.findings.prompt() for d in drafts])
         labels = torch.stack([torch.from_numpy(d.label_map) for d in drafts]).to(tokens.device)
         styles = self.styles(generators)

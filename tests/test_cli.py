@@ -194,8 +194,9 @@ def test_verify_names_file_and_case_of_what_is_wrong(what: str, capsys) -> None:
     ],
 )
 def test_verify_looks_into_every_case(change: dict, told: str, generator, config, tmp_path) -> None:
+    from guidegen_data.shards.blocks import generate_block
     from guidegen_data.shards.folder import ShardFolder
-    from guidegen_data.shards.plan import ReportSource, generate_block
+    from guidegen_data.shards.plan import ReportSource
     from guidegen_data.shards.verify import problems
     from guidegen_data.shards.writer import encode_case
 

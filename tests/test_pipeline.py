@@ -60,6 +60,10 @@ def test_a_draft_completed_later_is_the_case_made_in_one_go(folder, two_cases: l
         assert draft.volumes_ml() == whole.volumes_ml()
         assert late.ct_hu.tobytes() == whole.ct_hu.tobytes()
         assert late.provenance == whole.provenance
+    looks = pipe.complete([drafts[0]] * 2, seeds=[1, 2])
+    assert looks[0].label_map.tobytes() == looks[1].label_map.tobytes()
+    assert looks[0].ct_hu.tobytes() != looks[1].ct_hu.tobytes()
+    assert looks[0].provenance["noise"] != looks[1].provenance["noise"]
 
 
 def test_the_same_block_and_seeds_give_the_same_bytes(folder, two_cases: list[Case]) -> None:

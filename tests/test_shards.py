@@ -28,17 +28,11 @@ from hypothesis import strategies as st
 
 from guidegen_data.errors import ShardError
 from guidegen_data.shards import storage, writer
+from guidegen_data.shards.blocks import ATTEMPTS_PER_REPORT, MAX_ATTEMPTS, generate_block
 from guidegen_data.shards.folder import ShardFolder, check_folder
 from guidegen_data.shards.generators import set_torch_threads
 from guidegen_data.shards.manifest import FILES, WORK, RunConfig, key_of
-from guidegen_data.shards.plan import (
-    ATTEMPTS_PER_REPORT,
-    MAX_ATTEMPTS,
-    ReportSource,
-    derive_seed,
-    generate_block,
-    make_recipe,
-)
+from guidegen_data.shards.plan import ReportSource, derive_seed, make_recipe
 from guidegen_data.shards.reader import ShardReader, TarCases, decode_case
 from guidegen_data.shards.storage import LocalFolder, write_whole
 from guidegen_data.shards.workers import compute_blocks, make_shards

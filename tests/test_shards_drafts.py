@@ -1,15 +1,20 @@
 """Where label maps are drawn before CTs, a draft that fails costs no CT, and the run is otherwise the same."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from ellipsoids import EllipsoidGenerator
 
+from guidegen_data.anatomy import TORSO
 from guidegen_data.case import Case, Draft
+from guidegen_data.errors import ShardError
 from guidegen_data.quality import verdict, verdict_before_ct
-from guidegen_data.shards.plan import ReportSource, TwoStageGenerator, generate_block, make_recipe
+from guidegen_data.reports.abstraction import abstract_report
+from guidegen_data.shards.blocks import generate_block
+from guidegen_data.shards.plan import ReportSource, TwoStageGenerator, make_recipe
 
 REPORT = "CT abdomen. 30 mm mass in the right lobe of the liver."
 
@@ -26,26 +31,33 @@ class TwoStages(EllipsoidGenerator):
             for c in self.generate(*lists)
         ]
 
-    def complete(self, drafts: Sequence[Draft], *, num_steps_ct: int | None = None) -> list[Case]:
+    def complete(
+        self, drafts: Sequence[Draft], *, num_steps_ct: int | None = None, seeds: Sequence[int] | None = None
+    ) -> list[Case]:
         self.completed.append([draft.key for draft in drafts])
-        return [draft.with_ct(draft.generator, {}) for draft in drafts]
+        return [
+            d.with_ct(np.clip(d.generator + (s % 40 - 20), -1024, 1976).astype(np.int16), {})
+            for d, s in zip(drafts, seeds or [20] * len(drafts), strict=True)
+        ]
 
 
 @dataclass(frozen=True)
 class FirstCTsTooBright(TwoStages):
     """A CT fails the first time that its case gets one."""
 
-    def complete(self, drafts: Sequence[Draft], *, num_steps_ct: int | None = None) -> list[Case]:
+    def complete(
+        self, drafts: Sequence[Draft], *, num_steps_ct: int | None = None, seeds: Sequence[int] | None = None
+    ) -> list[Case]:
         seen = {key for keys in self.completed for key in keys}
-        cases = super().complete(drafts)
+        cases = super().complete(drafts, seeds=seeds)
         return [
             c if c.key in seen else d.with_ct(np.where(c.label_map > 0, 1900, c.ct_hu).astype(np.int16), {})
             for d, c in zip(drafts, cases, strict=True)
         ]
 
 
-def block(generator, *, num_cases: int | None = None, number: int = 0, **settings) -> list[Case]:
-    recipe = make_recipe(generator, seed=1, reports=[REPORT], **settings)
+def block(generator, *, num_cases: int | None = None, number: int = 0, reports=(REPORT,), **settings) -> list[Case]:
+    recipe = make_recipe(generator, seed=1, reports=reports, **settings)
     return generate_block(generator, recipe, ReportSource(recipe, generator.anatomy), number, num_cases)
 
 
@@ -104,3 +116,37 @@ def test_the_verdict_before_the_ct_is_part_of_the_whole_one(case: Case) -> None:
         if not before["passed"]:
             assert not whole["passed"]
     assert not before["passed"]
+
+
+@pytest.mark.parametrize("misses", [0, 6])
+def test_styles_give_one_label_map_several_looks(misses: int) -> None:
+    cases = [case for number in range(3) for case in block(TwoStages(misses=misses), number=number, styles=3)]
+    for first in range(0, 12, 3):
+        group = cases[first : first + 3]
+        assert {case.label_map.tobytes() for case in group} == {group[0].label_map.tobytes()}
+        assert len({case.ct_hu.tobytes() for case in group}) == 3
+        told = [case.provenance["generation"] for case in group]
+        assert [t["style"] for t in told] == [0, 1, 2]
+        assert {t["label_map_of"] for t in told} == {group[0].key}
+    assert len({case.label_map.tobytes() for case in cases}) == 4
+
+
+def test_sampled_styles_differ_in_phase_and_say_so() -> None:
+    cases = [c for number in range(3) for c in block(TwoStages(misses=0), number=number, reports=(), styles=12)]
+    assert len({case.label_map.tobytes() for case in cases}) == 1
+    assert len({case.findings.phase for case in cases}) > 1
+    for case in cases:
+        assert replace(case.findings, phase="") == replace(cases[0].findings, phase="")
+        said = abstract_report(case.report, TORSO).findings.phase
+        assert said in ("", case.findings.phase)
+
+
+def test_a_style_whose_ct_fails_keeps_its_label_map() -> None:
+    cases = block(FirstCTsTooBright(misses=0), styles=4)
+    assert [case.provenance["attempt"] for case in cases] == [1] * 4
+    assert len({case.label_map.tobytes() for case in cases}) == 1
+
+
+def test_styles_need_a_generator_of_two_stages() -> None:
+    with pytest.raises(ShardError, match="two stages"):
+        make_recipe(EllipsoidGenerator(), styles=2)

@@ -16,9 +16,10 @@ from guidegen_data.models.language_model import load_abstractor
 from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings
 from guidegen_data.shards import generators
+from guidegen_data.shards.blocks import generate_block
 from guidegen_data.shards.folder import ShardFolder
 from guidegen_data.shards.manifest import read_config
-from guidegen_data.shards.plan import ReportSource, generate_block, make_recipe
+from guidegen_data.shards.plan import ReportSource, make_recipe
 from guidegen_data.shards.storage import folder_at
 from guidegen_data.shards.verify import problems
 from guidegen_data.shards.writer import encode_case

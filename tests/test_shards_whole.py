@@ -20,12 +20,13 @@ from guidegen_data.anatomy import TORSO
 from guidegen_data.cli.main import main, shard
 from guidegen_data.errors import ShardError
 from guidegen_data.shards import estimate, generators
+from guidegen_data.shards.blocks import generate_block
 from guidegen_data.shards.estimate import Estimate, bytes_needed, check_disk, duration, measure
 from guidegen_data.shards.folder import ShardFolder
 from guidegen_data.shards.generators import worker_devices
 from guidegen_data.shards.histograms import histograms_png
 from guidegen_data.shards.manifest import RunConfig
-from guidegen_data.shards.plan import ReportSource, generate_block, make_recipe
+from guidegen_data.shards.plan import ReportSource, make_recipe
 from guidegen_data.shards.reader import ShardReader
 from guidegen_data.shards.repair import repair
 from guidegen_data.shards.statistics import SIZE_BANDS_MM, Statistics, band_name, band_of

@@ -60,6 +60,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--sampling", choices=("prevalence", "coverage"),
         help="draw findings as often as they are met, or every lesion site and size equally (default prevalence)",
     )  # fmt: skip
+    what.add_argument(
+        "--styles", type=_positive, default=1, metavar="M",
+        help="of M cases in a row all show one label map, each in a look of its own: contrast phase (of sampled "
+        "findings), noise and grain of the image (default 1)",
+    )  # fmt: skip
     how = parser.add_argument_group("model")
     how.add_argument("--model", default="torso", metavar="NAME|PATH", help="installed model or folder (default torso)")
     how.add_argument("--steps-mask", type=_positive, metavar="S", help="denoising steps of the mask (default: model's)")
@@ -132,6 +137,7 @@ def _recipe(args: argparse.Namespace, generator: CaseGenerator, pool: Pool) -> R
         quality_control=not args.no_qc,
         abstractor=args.abstractor,
         readings=[a.findings for a in abstractions] if args.abstractor else (),
+        styles=args.styles,
     )
 
 

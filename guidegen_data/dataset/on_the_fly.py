@@ -12,9 +12,10 @@ from typing import Any
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.case import Case
 from guidegen_data.errors import ShardError
+from guidegen_data.shards.blocks import generate_block
 from guidegen_data.shards.generators import device_kind, load_generator
 from guidegen_data.shards.manifest import Recipe, key_of
-from guidegen_data.shards.plan import CaseGenerator, ReportSource, derive_seed, generate_block, make_recipe
+from guidegen_data.shards.plan import CaseGenerator, ReportSource, derive_seed, make_recipe
 from guidegen_data.shards.reader import TarCases
 from guidegen_data.shards.writer import encode_case, write_tar
 

@@ -45,8 +45,8 @@ class Recipe:
     `device` is the kind ('cpu', 'cuda'), not which one. `reports` are the user's own texts (case i takes the i-th, in
     turns); without them findings are drawn by `sampling` and worded by `templates`. `readings` are what a chat model,
     `abstractor`, read in the reports, as JSON: it reads where the run starts, so that no worker needs it. Without an
-    abstractor the rules read. `block_size` consecutive cases are always generated as one batch, because arithmetic in a
-    batch of another size may round differently.
+    abstractor the rules read. Of `styles` consecutive cases all show one label map. `block_size` consecutive cases are
+    always generated as one batch, because arithmetic in a batch of another size may round differently.
     """
 
     model_sha256: str
@@ -65,6 +65,7 @@ class Recipe:
     package_version: str = ""
     abstractor: str = ""
     readings: tuple[str, ...] = ()
+    styles: int = 1
 
     def __post_init__(self) -> None:
         if not self.package_version:
@@ -75,7 +76,7 @@ class Recipe:
             )
         if self.seed < 0:
             raise ShardError(f"the seed must be 0 or more, got {self.seed}.")
-        for name in ("num_steps_mask", "num_steps_ct"):
+        for name in ("num_steps_mask", "num_steps_ct", "styles"):
             if (steps := getattr(self, name)) is not None and steps < 1:
                 raise ShardError(f"{name} must be 1 or more, got {steps}.")
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
 from guidegen_data.errors import GuideGenError, ShardError
+from guidegen_data.shards.blocks import generate_block
 from guidegen_data.shards.folder import ShardFolder
 from guidegen_data.shards.generators import Load, num_cores, prepare
 from guidegen_data.shards.manifest import Recipe, RunConfig
-from guidegen_data.shards.plan import CaseGenerator, ReportSource, generate_block
+from guidegen_data.shards.plan import CaseGenerator, ReportSource
 from guidegen_data.shards.storage import Folder
 from guidegen_data.shards.writer import EncodedCase, encode_case
 
