@@ -14,6 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Joins the runs of `guidegen train masks` and `guidegen train slices` into a model folder."
     parser.add_argument("masks", type=Path, help="run folder of stage 1")
     parser.add_argument("slices", type=Path, help="run folder of stage 2 (holds its autoencoder)")
+    parser.add_argument("--decoder", type=Path, help="run folder of a decoder trained for these slices")
     parser.add_argument("out", type=Path, help="model folder to write: safetensors in half precision")
     parser.add_argument(
         "--anatomy", help="label table: torso, head-neck or a YAML file (default: the one the run of stage 1 had)"
@@ -55,10 +56,11 @@ def run(args: argparse.Namespace) -> int:
     held = args.masks / FILE_NAME
     anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
     masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
+    decoder = _weights(args.decoder, args.checkpoint) if args.decoder else args.slices / "autoencoder"
     pipe = GuideGenPipeline(
         masks,
         CategoricalScheduler(num_classes=masks.config.num_classes, last_timestep=args.last_timestep),
-        load_part(CTAutoencoder, args.slices / "autoencoder"),
+        load_part(CTAutoencoder, decoder),
         load_part(SliceGenerator, _weights(args.slices, args.checkpoint)),
         FlowMatchEulerDiscreteScheduler(),
         anatomy_name=anatomy.name,
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     ):  # diffusers notes the folder a part came from: this machine's business
         kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
         config.write_text(json.dumps(kept, indent=2) + "\n")
-    card = model_card(args.out.resolve().name, anatomy, args.masks, args.slices, args.licence)
+    card = model_card(args.out.resolve().name, anatomy, args.masks, args.slices, args.licence, args.decoder)
     (args.out / "README.md").write_text(card, encoding="utf-8")
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(f"{args.out}: {size / 1e6:.1f} MB")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-HELP = "train one stage: autoencoder, masks or slices"
+HELP = "train one stage: autoencoder, masks, slices or decoder"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +17,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Trains one stage from the folder that `guidegen prepare` made; the autoencoder also from a folder of CTs. "
         "A run is resumed exactly by the same command; losses go to RUN/log.jsonl, validation figures to "
         "RUN/validation.jsonl, sample sheets to RUN/sheets, the averaged weights to RUN/model and the best validated "
-        "ones to RUN/best. Join the three with `guidegen export`. Several GPUs or nodes: start it with "
+        "ones to RUN/best. The decoder comes last and is optional: it learns to draw borders from the label map and "
+        "leaves the latents as they are. Join the stages with `guidegen export`. Several GPUs or nodes: start it with "
         "`accelerate launch -m guidegen_data.cli.main train ...`."
     )
-    parser.add_argument("stage", choices=["autoencoder", "masks", "slices"])
+    parser.add_argument("stage", choices=["autoencoder", "masks", "slices", "decoder"])
     parser.add_argument("data", type=Path, help="prepared folder; autoencoder: also a folder of NAME_ct volumes")
     parser.add_argument("run", type=Path, help="folder of this run")
-    parser.add_argument("--autoencoder", type=Path, help="run folder of the trained autoencoder (needed by slices)")
+    parser.add_argument(
+        "--autoencoder",
+        type=Path,
+        help="run folder of the trained autoencoder (needed by slices); decoder: of the slices it decodes",
+    )
     parser.add_argument(
         "--anatomy", help="label table: torso, head-neck or a YAML file (default: the prepared folder's)"
     )
@@ -108,6 +113,10 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
 
     if args.stage == "slices" and args.autoencoder is None:
         raise ModelError("training slices needs --autoencoder RUN, the run folder of a trained autoencoder.")
+    if args.stage == "decoder" and args.autoencoder is None:
+        raise ModelError("training a decoder needs --autoencoder RUN, the run folder of the slices it is for.")
+    if args.stage == "decoder" and args.init:
+        raise ModelError("a decoder starts from its --autoencoder; leave --init.")
     if os.environ.get("RANK", "0") == "0":
         write_about(args.run, args.recipe, args.init, args.data, args.autoencoder)
     setting = stages.Setting(args.run, stage, anatomy, args.device, args.init)
@@ -115,6 +124,10 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         return stages.train_autoencoder(args.data, setting, tuple(args.leave_out))
     if args.stage == "masks":
         return stages.train_masks(args.data, setting)
+    if args.stage == "decoder":
+        from guidegen_data.training.decoder import train_decoder
+
+        return train_decoder(args.data, setting, args.autoencoder)
     return stages.train_slices(args.data, setting, args.autoencoder)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor
+from torch import Tensor, nn
 
 HU_MIN, HU_MAX = -1024.0, 1976.0
 _CENTRE_HU, _KNEE_HU, _SCALE = 40.0, 150.0, 3.0
@@ -44,6 +44,8 @@ class CTAutoencoder(ModelMixin, ConfigMixin):
         block_out_channels: tuple[int, ...] = (48, 96),
         layers_per_block: int = 1,
         patch: int = 2,
+        num_classes: int = 0,
+        guide_channels: int = 24,
     ) -> None:
         super().__init__()
         depth = len(block_out_channels)
@@ -58,6 +60,7 @@ class CTAutoencoder(ModelMixin, ConfigMixin):
             norm_num_groups=8,
             mid_block_add_attention=False,
         )
+        self.guide = MaskGuide(num_classes, guide_channels) if num_classes else None
         self.register_buffer("latent_mean", torch.zeros(1, latent_channels, 1, 1))
         self.register_buffer("latent_std", torch.ones(1, latent_channels, 1, 1))
 
@@ -69,24 +72,54 @@ class CTAutoencoder(ModelMixin, ConfigMixin):
         """Standardised posterior means. (B, 1, X, Y) HU -> (B, C, x, y)."""
         return (self._posterior(ct_hu).mean - self.latent_mean) / self.latent_std
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """HU of standardised latents. (B, C, x, y) -> (B, 1, X, Y) float32, in [-1024, 1976]."""
-        return expand(self._decode_companded(latents * self.latent_std + self.latent_mean))
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """HU of standardised latents. (B, C, x, y) -> (B, 1, X, Y) float32, in [-1024, 1976].
+
+        `labels` (B, X, Y) uint8 are the label slices, which a decoder that was trained with them draws borders from;
+        one that was not takes no notice.
+        """
+        return expand(self.decode_companded(latents * self.latent_std + self.latent_mean, labels))
 
     def forward(self, ct_hu: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Companded reconstruction, posterior mean and log-variance of a training pass. ct_hu (B, 1, X, Y)."""
         posterior = self._posterior(ct_hu)
         mean, logvar = posterior.mean, posterior.logvar
         noise = torch.randn(mean.shape, generator=generator).to(mean)
-        return self._decode_companded(mean + torch.exp(0.5 * logvar) * noise), mean, logvar
+        return self.decode_companded(mean + torch.exp(0.5 * logvar) * noise), mean, logvar
 
     def _posterior(self, ct_hu: Tensor):
         dtype = self.vae.dtype
         return self.vae.encode(F.pixel_unshuffle(compand(ct_hu), self.config.patch).to(dtype)).latent_dist
 
-    def _decode_companded(self, latents: Tensor) -> Tensor:
+    def decode_companded(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Companded slices (B, 1, X, Y) float32 of latents as the encoder gives them."""
         decoded = self.vae.decode(latents.to(self.vae.dtype)).sample
-        return F.pixel_shuffle(decoded.float(), self.config.patch)
+        plain = F.pixel_shuffle(decoded, self.config.patch)
+        if self.guide is None or labels is None:
+            return plain.float()
+        return plain.float() + self.guide(plain, labels).float()
+
+
+class MaskGuide(nn.Module):
+    """What the label slice adds to a decoded one: latents are too coarse for borders, and the map knows where they are.
+
+    The paper's autoencoder decodes latents alone; its masks have the size of its latents' cells.
+    """
+
+    def __init__(self, num_classes: int, channels: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.read = nn.Conv2d(1 + num_classes, channels, 3, padding=1)
+        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
+        self.write = nn.Conv2d(channels, 1, 3, padding=1)
+        nn.init.zeros_(self.write.weight)
+        nn.init.zeros_(self.write.bias)
+
+    def forward(self, companded: Tensor, labels: Tensor) -> Tensor:
+        """(B, 1, X, Y) to be added to a decoded slice of that shape, for labels (B, X, Y)."""
+        classes = F.one_hot(labels.long(), self.num_classes).permute(0, 3, 1, 2).to(companded.dtype)
+        hidden = F.silu(self.read(torch.cat([companded, classes], dim=1)))
+        return self.write(F.silu(self.mix(hidden)))
 
 
 class AutoencoderLoss(NamedTuple):
@@ -118,15 +151,20 @@ def autoencoder_loss(
     model: CTAutoencoder, ct_hu: Tensor, generator: torch.Generator, kl_weight: float = 1e-6
 ) -> AutoencoderLoss:
     """Contrast-aware loss: companded L1 + L1 in two random windows + L1 of in-plane gradients + KL. ct_hu (B,1,X,Y)."""
-    target = compand(ct_hu)
     output, mean, logvar = model(ct_hu, generator)
-    output_hu = expand(output)
+    windowed, gradient = contrast_losses(output, ct_hu, generator)
+    kl = 0.5 * (mean.float().square() + logvar.float().exp() - 1 - logvar.float()).sum(dim=(1, 2, 3)).mean()
+    return AutoencoderLoss(
+        windowed + 0.5 * gradient + kl_weight * kl, windowed.detach(), gradient.detach(), kl.detach()
+    )
+
+
+def contrast_losses(output: Tensor, ct_hu: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """L1 of companded slices (B, 1, X, Y) against CT slices, there and in two random windows; L1 of their gradients."""
+    target, output_hu = compand(ct_hu), expand(output)
     windowed = (output - target).abs().mean()
     for _ in range(2):
         low, high = random_windows(len(ct_hu), generator)
         windowed = windowed + 0.5 * windowed_l1(ct_hu, output_hu, low.to(ct_hu), high.to(ct_hu))
     gradient = torch.stack([(output.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (2, 3)]).sum()
-    kl = 0.5 * (mean.float().square() + logvar.float().exp() - 1 - logvar.float()).sum(dim=(1, 2, 3)).mean()
-    return AutoencoderLoss(
-        windowed + 0.5 * gradient + kl_weight * kl, windowed.detach(), gradient.detach(), kl.detach()
-    )
+    return windowed, gradient

@@ -62,7 +62,7 @@ def sample_cts(
                 on_slice(len(finished))
             finished.append(lanes[0].x)
             lanes.pop(0).below = None
-    return _decode(autoencoder, torch.stack(finished, dim=1))
+    return _decode(autoencoder, torch.stack(finished, dim=1), label_maps)
 
 
 @dataclass
@@ -122,12 +122,12 @@ def _advance(model: SliceGenerator, lanes: list[_Lane], text: tuple[Tensor, Tens
         lane.take(v)
 
 
-def _decode(autoencoder: CTAutoencoder, latents: Tensor) -> Tensor:
+def _decode(autoencoder: CTAutoencoder, latents: Tensor, label_maps: Tensor) -> Tensor:
     """(B, Z, C, x, y) -> (B, X, Y, Z) int16 HU, a fixed number of slices at a time so that memory stays flat."""
     batch, depth = latents.shape[:2]
-    flat = latents.flatten(0, 1)
+    flat, labels = latents.flatten(0, 1), label_maps.permute(0, 3, 1, 2).flatten(0, 1)
     parts = [
-        autoencoder.decode(flat[i : i + _DECODE_BATCH])[:, 0].round().to(torch.int16)
+        autoencoder.decode(flat[i : i + _DECODE_BATCH], labels[i : i + _DECODE_BATCH])[:, 0].round().to(torch.int16)
         for i in range(0, len(flat), _DECODE_BATCH)
     ]
     return torch.cat(parts).unflatten(0, (batch, depth)).permute(0, 2, 3, 1).contiguous()

@@ -66,13 +66,15 @@ def _network(stage: str, recipe: StageRecipe, anatomy: Anatomy):
     """A stage's network and a forward pass of one example."""
     x, y, _ = anatomy.shape
     tokens = torch.zeros(1, _TOKENS, _TOKEN_SIZE)
-    if stage == "autoencoder":
-        autoencoder = CTAutoencoder(**recipe.network)
+    if stage in ("autoencoder", "decoder"):
+        num_classes = anatomy.num_classes if stage == "decoder" else 0
+        autoencoder = CTAutoencoder(**recipe.network, num_classes=num_classes)
         ct = compand(torch.zeros(1, 1, x, y))
+        labels = torch.zeros(1, x, y, dtype=torch.uint8) if stage == "decoder" else None
 
         def reconstruct() -> Tensor:
             mean = autoencoder._posterior(ct).mean
-            return autoencoder._decode_companded(mean)
+            return autoencoder.decode_companded(mean, labels)
 
         return autoencoder, reconstruct
     if stage == "masks":

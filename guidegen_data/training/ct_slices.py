@@ -17,31 +17,47 @@ class SliceSource:
     Several versions of one volume (anti-aliased, sharp) may be given; they are drawn in proportion to their slices.
     """
 
-    def __init__(self, volumes_hu: list[Tensor], size: int = 128) -> None:
+    def __init__(self, volumes_hu: list[Tensor], size: int = 128, label_maps: list[Tensor] | None = None) -> None:
         if not volumes_hu:
             raise ValueError("SliceSource needs at least one volume.")
+        self.label_maps = label_maps
         self.volumes_hu = volumes_hu
         self.size = size
         self.weights = torch.tensor([float(v.shape[2]) for v in volumes_hu])
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """(B, 1, size, size) float32 HU; a function of the generator's state alone."""
+        return torch.stack([ct for ct, _ in self._slices(batch_size, generator)]).unsqueeze(1)
+
+    def pairs(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The same with label slices (B, size, size) uint8 of the `label_maps`, never mirrored: sides have classes."""
+        cts, labels = zip(*self._slices(batch_size, generator), strict=True)
+        return torch.stack(cts).unsqueeze(1), torch.stack(labels)
+
+    def _slices(self, batch_size: int, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
         which = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
-        slices = [self._slice(self.volumes_hu[int(i)], generator) for i in which]
-        return torch.stack(slices).unsqueeze(1)
+        return [self._slice(int(i), generator) for i in which]
 
-    def _slice(self, volume: Tensor, generator: torch.Generator) -> Tensor:
+    def _slice(self, which: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A CT slice, and its label slice where there are label maps (else an empty tensor)."""
+        volume = self.volumes_hu[which]
         u = torch.rand(8, generator=generator)
-        plane = volume[:, :, int(u[0] * volume.shape[2])].float()
-        moved = _fit(plane, self.size, u[1:3]) if u[3] < 0.4 else _turned(plane, self.size, u[4:8])
-        if torch.rand(1, generator=generator) < 0.5:
-            moved = moved.flip(0)
-        return _contrast(moved, generator)
+        z = int(u[0] * volume.shape[2])
+
+        def moved(plane: Tensor, fill: float, mode: str) -> Tensor:
+            return _fit(plane, self.size, u[1:3], fill) if u[3] < 0.4 else _turned(plane, self.size, u[4:8], fill, mode)
+
+        ct = moved(volume[:, :, z].float(), AIR_HU, "bilinear")
+        mirrored = torch.rand(1, generator=generator) < 0.5
+        if self.label_maps is None:
+            return _contrast(ct.flip(0) if mirrored else ct, generator), torch.empty(0)
+        labels = moved(self.label_maps[which][:, :, z].float(), 0.0, "nearest").to(torch.uint8)
+        return _contrast(ct, generator), labels
 
 
-def _fit(plane: Tensor, size: int, u: Tensor) -> Tensor:
+def _fit(plane: Tensor, size: int, u: Tensor, fill: float) -> Tensor:
     """Whole-voxel shift into a (size, size) field: no interpolation, so the noise stays as it is."""
-    out = plane.new_full((size, size), AIR_HU)
+    out = plane.new_full((size, size), fill)
     spans = []
     for length, r in zip(plane.shape, u.tolist(), strict=True):
         offset = int(r * (abs(size - length) + 1))
@@ -53,7 +69,7 @@ def _fit(plane: Tensor, size: int, u: Tensor) -> Tensor:
     return out
 
 
-def _turned(plane: Tensor, size: int, u: Tensor) -> Tensor:
+def _turned(plane: Tensor, size: int, u: Tensor, fill: float, mode: str) -> Tensor:
     """Rotation within 15 degrees, zoom .85 to 1.2 and a shift within 12 voxels."""
     angle = float(u[0] - 0.5) * math.pi / 6
     zoom = 0.85 + 0.35 * float(u[1])
@@ -67,8 +83,8 @@ def _turned(plane: Tensor, size: int, u: Tensor) -> Tensor:
         ]
     )
     grid = F.affine_grid(theta[None], [1, 1, size, size], align_corners=False)
-    moved = F.grid_sample(plane[None, None] - AIR_HU, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return moved[0, 0] + AIR_HU
+    moved = F.grid_sample(plane[None, None] - fill, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    return moved[0, 0] + fill
 
 
 def _contrast(plane: Tensor, generator: torch.Generator) -> Tensor:

@@ -54,12 +54,15 @@ def run_facts(run: Path) -> dict[str, Any]:
     return facts
 
 
-def model_card(name: str, anatomy: Anatomy, masks: Path, slices: Path, licence: str) -> str:
-    """Markdown of the card of a model made of two runs. A function of their folders."""
+def model_card(
+    name: str, anatomy: Anatomy, masks: Path, slices: Path, licence: str, decoder: Path | None = None
+) -> str:
+    """Markdown of the card of a model made of two runs, or three with a decoder. A function of their folders."""
     runs = {
         "autoencoder": _json(slices / FILE_NAME).get("autoencoder", {}),
         "masks": run_facts(masks),
         "slices": run_facts(slices),
+        **({} if decoder is None else {"decoder": run_facts(decoder)}),
     }
     data = runs["slices"] if "data" in runs["slices"] else runs["masks"]
     x, y, z = anatomy.shape

@@ -8,7 +8,7 @@ from typing import Any
 from guidegen_data.errors import ModelError
 from guidegen_data.training.fit import FitConfig
 
-STAGES = ("autoencoder", "masks", "slices")
+STAGES = ("autoencoder", "masks", "slices", "decoder")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class Recipe:
     slices: StageRecipe
 
     def stage(self, name: str) -> StageRecipe:
-        return {"autoencoder": self.autoencoder, "masks": self.masks, "slices": self.slices}[name]
+        """The decoder is a part of the autoencoder, and is fitted like it."""
+        stages = {"autoencoder": self.autoencoder, "masks": self.masks, "slices": self.slices}
+        return stages["autoencoder" if name == "decoder" else name]
 
 
 def _tiny() -> Recipe:

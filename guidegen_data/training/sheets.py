@@ -23,10 +23,11 @@ _SIDE = 192
 
 
 @torch.no_grad()
-def autoencoder_sheet(model: nn.Module, ct_hu: Tensor, path: Path) -> None:
-    """Slices (B, 1, X, Y) above their reconstructions."""
-    again = model.decode(model.encode(ct_hu))
-    _save([[_grey(x[0]) for x in ct_hu], [_grey(x[0]) for x in again]], path)
+def autoencoder_sheet(model: nn.Module, ct_hu: Tensor, path: Path, labels: Tensor | None = None) -> None:
+    """Slices (B, 1, X, Y) above their reconstructions; with labels (B, X, Y) above those that know them too."""
+    latents = model.encode(ct_hu)
+    rows = [ct_hu, model.decode(latents)] + ([] if labels is None else [model.decode(latents, labels)])
+    _save([[_grey(x[0]) for x in row] for row in rows], path)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from guidegen_data.training.recipes import StageRecipe
 from guidegen_data.training.sheets import autoencoder_sheet, mask_sheet, slice_sheet
 
 #: Batches that a validation takes, and the seed of all its random numbers.
-_VALIDATION_BATCHES, _VALIDATION_SEED = 8, 20_240_311
+_VALIDATION_BATCHES, SHEET_SEED = 8, 20_240_311
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ def train_autoencoder(folder: Path, setting: Setting, leave_out: tuple[str, ...]
         return autoencoder_loss(model, apart.batch(batch_size, generator).to(device), generator)._asdict()
 
     def sheet(model: nn.Module, path: Path) -> None:
-        batch = (apart or source).batch(6, step_generator(_VALIDATION_SEED, 0))
+        batch = (apart or source).batch(6, step_generator(SHEET_SEED, 0))
         autoencoder_sheet(model, batch.to(device), path)
 
     start_from(model, setting.initial, Initial.AUTOENCODER)
-    yield from _fit(model, loss_of, setting, parallel, device, loss_apart if apart else None, sheet)
+    yield from fit_stage(model, loss_of, setting, parallel, device, loss_apart if apart else None, sheet)
 
 
 def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
@@ -120,12 +120,12 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
         return loss_of
 
     def sheet(model: nn.Module, path: Path) -> None:
-        real, condition = (apart or data).batch(4, step_generator(_VALIDATION_SEED, 0))
+        real, condition = (apart or data).batch(4, step_generator(SHEET_SEED, 0))
         assert isinstance(condition, MaskCondition)
         mask_sheet(model, scheduler, real, condition, anatomy, path)
 
     start_from(model, setting.initial, Initial.MASKS)
-    yield from _fit(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
+    yield from fit_stage(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
 def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Iterator[Step]:
@@ -156,14 +156,14 @@ def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Itera
         return loss_of
 
     def sheet(model: nn.Module, path: Path) -> None:
-        batch = (apart or data).batch(6, step_generator(_VALIDATION_SEED, 0))
+        batch = (apart or data).batch(6, step_generator(SHEET_SEED, 0))
         slice_sheet(model, autoencoder, {k: v.to(device) for k, v in batch.items()}, path)
 
     start_from(model, setting.initial, Initial.SLICES)
-    yield from _fit(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
+    yield from fit_stage(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
-def _fit(
+def fit_stage(
     model: nn.Module,
     loss_of: Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]],
     setting: Setting,
@@ -203,7 +203,7 @@ def _validation(
         sums: dict[str, float] = {}
         for index in range(_VALIDATION_BATCHES):
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type in ("cpu", "cuda")):
-                losses = loss_of(model, index, step_generator(_VALIDATION_SEED, index))
+                losses = loss_of(model, index, step_generator(SHEET_SEED, index))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / _VALIDATION_BATCHES
         return sums

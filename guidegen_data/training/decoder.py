@@ -1,0 +1,81 @@
+"""Training the decoder once more, with the label slice to draw borders from, while the latents stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from guidegen_data.errors import SourceError
+from guidegen_data.models.autoencoder import CTAutoencoder, contrast_losses
+from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
+from guidegen_data.training.ct_slices import SliceSource
+from guidegen_data.training.fit import Step, step_generator
+from guidegen_data.training.parallel import join
+from guidegen_data.training.sheets import autoencoder_sheet
+from guidegen_data.training.stages import SHEET_SEED, Setting, best_or_last, fit_stage, load_part
+
+#: A generated latent is not quite a real one: the decoder learns from real ones with up to this much noise, in units of
+#: their standard deviation.
+_LATENT_NOISE = 0.15
+
+
+def train_decoder(folder: Path, setting: Setting, autoencoder_run: Path) -> Iterator[Step]:
+    """Fits decoder and mask guide on a prepared folder's pairs; the encoder, and so every latent, stays as it is.
+
+    `autoencoder_run` is the run of stage 2 whose latents are to be decoded, or of an autoencoder. SourceError when no
+    case has a CT.
+    """
+    parallel, device = join(setting.device)
+    held = autoencoder_run / "autoencoder"
+    known = load_part(CTAutoencoder, held if held.is_dir() else best_or_last(autoencoder_run))
+    sizes = {k: known.config[k] for k in ("latent_channels", "block_out_channels", "layers_per_block", "patch")}
+    model = CTAutoencoder(**sizes, num_classes=setting.anatomy.num_classes)
+    model.load_state_dict(known.state_dict(), strict=False)
+    for part in (model.vae.encoder, model.vae.quant_conv):
+        part.requires_grad_(False)
+    size, batch_size = setting.anatomy.shape[0], setting.recipe.fit.batch_size
+    source = _pairs(training_folder(folder), size)
+    apart_folder = validation_folder(folder) if setting.recipe.fit.validate_every else None
+    apart = None if apart_folder is None else _pairs(apart_folder, size)
+
+    def loss_on(source: SliceSource):
+        def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+            ct_hu, labels = (t.to(device) for t in source.pairs(batch_size, generator))
+            return decoder_loss(model, ct_hu, labels, generator)
+
+        return loss_of
+
+    def sheet(model: nn.Module, path: Path) -> None:
+        ct_hu, labels = (apart or source).pairs(6, step_generator(SHEET_SEED, 0))
+        autoencoder_sheet(model, ct_hu.to(device), path, labels.to(device))
+
+    yield from fit_stage(
+        model, loss_on(source), setting, parallel, device, None if apart is None else loss_on(apart), sheet
+    )
+
+
+def decoder_loss(model: nn.Module, ct_hu: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Windowed L1 and gradient L1 of slices (B, 1, X, Y) decoded from their own noisy latents and labels (B, X, Y)."""
+    with torch.no_grad():
+        latents = model.encode(ct_hu).float()
+        strength = _LATENT_NOISE * torch.rand(len(ct_hu), 1, 1, 1, generator=generator)
+        noise = torch.randn(latents.shape, generator=generator) * strength
+        latents = (latents + noise.to(latents)) * model.latent_std + model.latent_mean
+    output = model.decode_companded(latents, labels)
+    windowed, gradient = contrast_losses(output, ct_hu, generator)
+    return {"total": windowed + 0.5 * gradient, "windowed": windowed.detach(), "gradient": gradient.detach()}
+
+
+def _pairs(folder: Path, size: int) -> SliceSource:
+    volumes, label_maps = [], []
+    for path in case_paths(folder):
+        case = load_case(path)
+        if case.ct_hu is not None:
+            volumes.append(torch.from_numpy(case.ct_hu).short())
+            label_maps.append(torch.from_numpy(case.label_map))
+    if not volumes:
+        raise SourceError(f"{folder} holds no case with a CT; a decoder cannot be trained from label maps alone.")
+    return SliceSource(volumes, size, label_maps)

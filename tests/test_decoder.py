@@ -1,0 +1,119 @@
+"""A decoder that knows the label slice: trained after stage 2, in the latents that stage 2 has."""
+
+import little_patients
+import pytest
+import torch
+
+from guidegen_data.cli.main import main
+from guidegen_data.errors import ModelError
+from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.folder import model_folder
+from guidegen_data.pipeline import GuideGenPipeline
+from guidegen_data.sources.prepared import case_paths, load_case
+from guidegen_data.training.ct_slices import AIR_HU, SliceSource
+from guidegen_data.training.decoder import decoder_loss
+from guidegen_data.training.stages import load_part
+
+SHORT = ["--recipe", "tiny", "--num-steps", "8", "--validate-every", "0", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """`prepared`, and the runs of all stages on it."""
+    folder = tmp_path_factory.mktemp("decoder")
+    little_patients.write_nifti(folder / "src", 4)
+    data, table = str(folder / "prepared"), str(folder / "src" / "anatomy.yaml")
+    assert main(["prepare", "nifti", str(folder / "src"), data, "--anatomy", table]) == 0
+    for stage, given in (("autoencoder", ""), ("masks", ""), ("slices", "autoencoder"), ("decoder", "slices")):
+        extra = ["--autoencoder", str(folder / given)] if given else []
+        assert main(["train", stage, data, str(folder / stage), *extra, *SHORT]) == 0
+    return folder
+
+
+def test_labels_change_nothing_before_they_were_learned() -> None:
+    model = CTAutoencoder(latent_channels=3, block_out_channels=(8, 16), num_classes=4)
+    latents, labels = torch.randn(2, 3, 8, 8), torch.randint(4, (2, 32, 32), dtype=torch.uint8)
+    assert torch.equal(model.decode(latents, labels), model.decode(latents))
+    torch.nn.init.normal_(model.guide.write.weight)
+    assert not torch.equal(model.decode(latents, labels), model.decode(latents))
+
+
+def test_a_decoder_without_a_guide_takes_no_notice_of_labels() -> None:
+    model = CTAutoencoder(latent_channels=3, block_out_channels=(8, 16))
+    latents = torch.randn(1, 3, 8, 8)
+    assert torch.equal(model.decode(latents, torch.ones(1, 32, 32, dtype=torch.uint8)), model.decode(latents))
+
+
+def test_the_latents_stay_and_the_decoder_does_not(runs) -> None:
+    before = load_part(CTAutoencoder, runs / "slices" / "autoencoder")
+    after = load_part(CTAutoencoder, runs / "decoder" / "model")
+    ct = torch.from_numpy(load_case(case_paths(runs / "prepared" / "train")[0]).ct_hu).permute(2, 0, 1)[:, None].float()
+    latents = before.encode(ct)
+    assert torch.equal(after.encode(ct), latents)
+    assert not torch.equal(after.decode(latents), before.decode(latents))
+
+
+def test_learned_from_pairs_the_labels_tell_what_the_latents_cannot() -> None:
+    torch.manual_seed(0)
+    label = (torch.rand(32, 32, 8) < 0.5).to(torch.uint8)  # finer than any latent
+    ct = torch.where(label > 0, 200.0, -100.0).short()
+    source = SliceSource([ct], 32, [label])
+    model = CTAutoencoder(latent_channels=2, block_out_channels=(8, 8), num_classes=2)
+    model.vae.encoder.requires_grad_(False)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for step in range(60):
+        generator = torch.Generator().manual_seed(step)
+        loss = decoder_loss(model, *source.pairs(4, generator), generator)["total"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    cts, labels = source.pairs(8, torch.Generator().manual_seed(1000))
+    latents = model.encode(cts)
+    with torch.no_grad():
+        errors = [float((model.decode(latents, given) - cts).abs().mean()) for given in (labels, 1 - labels)]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_label_slices_move_as_their_ct_slices_do() -> None:
+    disc = (torch.arange(32)[:, None] - 9) ** 2 + (torch.arange(32)[None] - 12) ** 2 < 25
+    label = disc[:, :, None].repeat(1, 1, 4).to(torch.uint8)
+    source = SliceSource([torch.where(label > 0, 600.0, AIR_HU).short()], 32, [label])
+    cts, labels = source.pairs(64, torch.Generator().manual_seed(0))
+    assert cts.shape == (64, 1, 32, 32)
+    assert labels.dtype == torch.uint8
+    agree = (cts[:, 0] > -200) == (labels > 0)
+    assert float(agree.float().mean()) > 0.985
+    assert labels.flatten(1).any(dim=1).float().mean() > 0.8
+    centres = torch.stack([torch.nonzero(m).float().mean(dim=0) for m in labels if m.any()])
+    assert (centres[:, 0] < 24).all()  # never mirrored
+
+
+def test_an_exported_model_decodes_with_the_labels_and_its_card_tells_of_the_stage(runs, tmp_path) -> None:
+    out = tmp_path / "model"
+    words = ["export", str(runs / "masks"), str(runs / "slices"), str(out), "--decoder", str(runs / "decoder")]
+    assert main(words) == 0
+    assert "| decoder | tiny |" in (out / "README.md").read_text()
+    pipe = GuideGenPipeline.from_pretrained(model_folder(str(out)), device="cpu")
+    assert pipe.autoencoder.config.num_classes == pipe.anatomy.num_classes
+    torch.nn.init.normal_(pipe.autoencoder.guide.write.weight)
+    shape = pipe.anatomy.shape
+    maps = torch.zeros(2, *shape, dtype=torch.uint8)
+    maps[1, 8:24, 8:24, 8:24] = 1
+    pipe.slice_generator.requires_grad_(False)
+    cts = [
+        pipe.sample_cts(m[None], pipe.encode(["CT."]), [torch.Generator().manual_seed(0)], 1)[0].float() for m in maps
+    ]
+    change = (cts[0] - cts[1]).abs()
+    inside, outside = maps[1] > 0, torch.zeros(shape, dtype=torch.bool)
+    outside[28:, 28:, :4] = True
+    assert change[inside].mean() > 2 * change[outside].mean()
+
+
+def test_a_decoder_needs_the_slices_it_is_for(runs, tmp_path, capsys) -> None:
+    words = ["train", "decoder", str(runs / "prepared"), str(tmp_path / "run"), *SHORT]
+    assert main(words) == 1
+    assert "--autoencoder RUN" in capsys.readouterr().err
+    assert main([*words, "--autoencoder", str(runs / "slices"), "--init", "torso"]) == 1
+    assert "leave --init" in capsys.readouterr().err
+    with pytest.raises(ModelError, match="no trained CTAutoencoder"):
+        load_part(CTAutoencoder, tmp_path)
