@@ -4,9 +4,10 @@ Reports that training never saw (sampled findings rendered by templates, and par
 the abstraction and sent through stage 1; the label map is judged against what the report truly says. Reported with N:
 Cacc, Cerr, Cmis in all and by organ, organs absent if said absent, lesion diameter within 35 % of the request.
 
-Three ways: `system` is what users get (absence as a constraint, lesions anchored, what is missing added by rule: the
-rule that adds a lesion also judges it, so the share added is printed beside it); `anchored` adds nothing, so every
-lesion was drawn by the network; `network` neither constrains nor anchors: text and findings alone.
+Three ways: `system` is what a pipeline draws (absence as a constraint, lesions anchored, what is missing added by rule:
+the rule that adds a lesion also judges it, so the share added is printed beside it), and with it `published`: what
+guidegen-shard makes of it, which draws a map that fails its checks anew, up to three times a report; `anchored` adds
+nothing, so every lesion was drawn by the network; `network` neither constrains nor anchors: text and findings alone.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from tqdm import tqdm
 
 from benchmarks.prompts import Prompt, held_out_prompts
 from benchmarks.record import save
+from guidegen_data.case import Draft
 from guidegen_data.cleanup import clean_up
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.grounding import forbidden_classes, size_lean
 from guidegen_data.lesions import find_lesions
 from guidegen_data.metrics.consistency import ABSENT_ML, absent_volumes_ml, judge_lesion
 from guidegen_data.pipeline import GuideGenPipeline
+from guidegen_data.quality import verdict_before_ct
 from guidegen_data.reports.findings import Findings
+from guidegen_data.shards.blocks import ATTEMPTS_PER_REPORT
 
 _BATCH = 4
 WAYS = ("system", "anchored", "network")
@@ -51,6 +55,15 @@ def drawn_label_maps(
     masks = pipe.sample_masks(told, generators, forbidden=forbidden, lean=lean, place=place)
     spacing = pipe.anatomy.spacing_mm
     return [clean_up(m.cpu().numpy(), f, spacing)[0] for m, f in zip(masks, findings, strict=True)], 0
+
+
+def published(pipe: GuideGenPipeline, prompt: Prompt, first: Draft, seed: int) -> tuple[Draft, int]:
+    """The draft that guidegen-shard would go on with, and the attempts it took; the last one if all three fail."""
+    draft, attempt = first, 1
+    while not verdict_before_ct(draft)["passed"] and attempt < ATTEMPTS_PER_REPORT:
+        (draft,) = pipe.draft([draft.findings], [prompt.text], ["again"], [seed + 10**6 * attempt])
+        attempt += 1
+    return draft, attempt
 
 
 class Tally:
@@ -119,11 +132,23 @@ def main() -> None:
     for prompt in refused:  # a report that is refused gives no case: its lesions count as missing
         tally.refuse(prompt)
     read = [(p, p.understood) for p in prompts if p.understood is not None]
+    kept, num_drafts = Tally(), 0
+    for prompt in refused:
+        kept.refuse(prompt)
     for start in tqdm(range(0, len(read), _BATCH), desc="blocks", disable=None):
         block = read[start : start + _BATCH]
+        asked = [understood for _, understood in block]
         seeds = [args.seed * 100_000 + start + b for b in range(len(block))]
-        label_maps, added = drawn_label_maps(pipe, [understood for _, understood in block], seeds, args.how)
-        num_added += added
+        if args.how == "system":
+            drafts = pipe.draft(asked, [p.text for p, _ in block], [f"case-{s}" for s in seeds], seeds)
+            label_maps = [draft.label_map for draft in drafts]
+            num_added += sum(draft.provenance["lesions_added"] for draft in drafts)
+            for (prompt, _), draft, seed in zip(block, drafts, seeds, strict=True):
+                last, attempts = published(pipe, prompt, draft, seed)
+                kept.add(prompt, last.label_map)
+                num_drafts += attempts
+        else:
+            label_maps, _ = drawn_label_maps(pipe, asked, seeds, args.how)
         for (prompt, _), label_map in zip(block, label_maps, strict=True):
             tally.add(prompt, label_map)
     figures = {
@@ -133,6 +158,7 @@ def main() -> None:
         "num_by_hand": sum(p.by_hand for p in prompts),
         "num_added_by_rule": num_added,
         **tally.figures(),
+        **({"published": {"num_drafts": num_drafts, **kept.figures()}} if args.how == "system" else {}),
         "steps": pipe.config.num_steps_mask,
         "guidance": pipe.config.guidance,
         "model_sha256": pipe.fingerprint,

@@ -23,6 +23,9 @@ def consistency(figures: dict[str, Any]) -> Rows:
             f"{figures['Cacc']} / {figures['Cerr']} / {figures['Cmis']}",
         )
     ]
+    if last := figures.get("published"):
+        what = f"the same in what guidegen-shard publishes, maps that fail drawn anew ({last['num_drafts']} drafts)"
+        rows.append((what, f"{last['Cacc']} / {last['Cerr']} / {last['Cmis']}"))
     by_hand = figures["by_wording"].get("by hand")
     if by_hand:
         shares = f"{by_hand['Cacc']} / {by_hand['Cerr']} / {by_hand['Cmis']}"
