@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import describe as of
+from benchmarks import fidelity_rows as beside
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -121,6 +122,15 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "posterior": _posterior,
     },
     "Does it look like a CT?": {"autoencoder": _autoencoder, "ct_quality": of.ct_quality},
+    "How far from real cases, head and neck?": {"fidelity": beside.fidelity, "fidelity_donor": beside.fidelity},
+    "Is it a copy of a training case, head and neck?": {
+        "memorisation": beside.memorisation,
+        "memorisation_donor": beside.memorisation,
+    },
+    "The same of the torso model, which knows four people, two of them with a CT": {
+        "fidelity_torso": beside.fidelity,
+        "memorisation_torso": beside.memorisation,
+    },
     "Shards": {"shard_writer": _shard_writer, "crashes": _crashes, "ray_scaling": _ray_scaling},
     "Loading": {"loading": of.loading},
     "nnU-Net": {"nnunet_openkbp": of.nnunet},

@@ -78,17 +78,18 @@ def kernel_distance(
 ) -> KernelDistance:
     """Unbiased MMD^2 (Gretton et al. 2012) of pairs i of samples real[i] (S, D) and made[i] (S', D).
 
-    Gaussian kernel on features divided by the real ones' standard deviation, its width the median real distance. A pair
-    counts once however many samples it has, and pairs of one group (patient) are never set beside each other. Under the
-    null hypothesis a group's two sides may be exchanged: each draw does so by the toss of a coin a group.
+    Gaussian kernel on features divided by their standard deviation, its width the median distance, both taken over
+    real and made together so that an exchange changes neither. A pair counts once however many samples it has, and
+    pairs of one group (patient) are never set beside each other. Under the null hypothesis a group's two sides may be
+    exchanged: each draw does so by the toss of a coin a group.
     ValueError for fewer than four groups, where exchanges say nothing.
     """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 4:
         raise ValueError(f"a kernel distance needs pairs of four groups, got {len(names)}")
-    spread = np.concatenate(real).std(axis=0)
+    spread = np.concatenate([*real, *made]).std(axis=0)
     scale = np.where(spread > 1e-9 * spread.max(), spread, np.inf)
-    kernel = _mean_kernel([s / scale for s in (*real, *made)], len(real))
+    kernel = _mean_kernel([s / scale for s in (*real, *made)])
     n = len(real)
     within = kernel[:n, :n] + kernel[n:, n:]
     terms = np.where(index[:, None] != index[None], within - kernel[:n, n:] - kernel[n:, :n], 0.0)
@@ -100,13 +101,12 @@ def kernel_distance(
     return KernelDistance(value, float(np.percentile(draws, 95)), reached / (num_draws + 1))
 
 
-def _mean_kernel(samples: list[np.ndarray], num_real: int) -> np.ndarray:
+def _mean_kernel(samples: list[np.ndarray]) -> np.ndarray:
     """Mean kernel between any two sets of samples, (P, P)."""
     stacked = np.concatenate(samples)
     squares = (stacked**2).sum(axis=1)
     apart = (squares[:, None] + squares[None] - 2 * stacked @ stacked.T).clip(min=0)
-    real = sum(len(s) for s in samples[:num_real])
-    width = float(np.median(apart[:real, :real][np.triu_indices(real, 1)]))
+    width = float(np.median(apart[np.triu_indices(len(apart), 1)]))
     starts = np.cumsum([0, *(len(s) for s in samples[:-1])])
     sums = np.add.reduceat(np.add.reduceat(np.exp(-apart / max(width, 1e-12)), starts, axis=0), starts, axis=1)
     sizes = np.array([len(s) for s in samples], dtype=float)
