@@ -18,6 +18,8 @@ from guidegen_data.sites_frame import frame_site_mask, lesion_reach_mm
 
 #: Components of fewer voxels are no lesions.
 MIN_LESION_VOXELS = 4
+#: Finding a lesion's site takes a few hundredths of a second; no report tells of so many.
+MAX_PLACED = 16
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,28 @@ class FoundLesion:
 
 
 def find_lesions(label_map: np.ndarray, anatomy: Anatomy, spacing_mm: tuple[float, float, float]) -> list[FoundLesion]:
-    """Every lesion component of at least MIN_LESION_VOXELS in a label map (X, Y, Z), largest first."""
+    """Every lesion component of at least MIN_LESION_VOXELS in a label map (X, Y, Z), largest first.
+
+    Of a map with more than MAX_PLACED of them, which is noise, the smaller ones are one without a site.
+    """
     pieces, count = ndimage.label(label_map == anatomy.lesion_id)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    order = [k for k in np.argsort(-sizes, kind="stable") if sizes[k] >= MIN_LESION_VOXELS]
+    rest = np.isin(pieces, order[MAX_PLACED:])
+    if rest.any():
+        nearest = ndimage.distance_transform_edt(rest, return_distances=False, return_indices=True)
+        label_map = label_map[tuple(nearest)]
     found = []
-    for k in sorted(range(1, count + 1), key=lambda i: -sizes[i]):
-        if sizes[k] >= MIN_LESION_VOXELS:
-            mask = pieces == k
-            try:
-                organ, site = site_of(mask, label_map, spacing_mm, anatomy)
-            except AnatomyError:  # no organ that may hold a lesion is in the map
-                organ, site = "", ""
-            found.append(FoundLesion(organ, site, lesion_size_mm(mask, spacing_mm, anatomy), mask))
+    for k in order[:MAX_PLACED]:
+        mask = pieces == k
+        try:
+            organ, site = site_of(mask, label_map, spacing_mm, anatomy)
+        except AnatomyError:  # no organ that may hold a lesion is in the map
+            organ, site = "", ""
+        found.append(FoundLesion(organ, site, lesion_size_mm(mask, spacing_mm, anatomy), mask))
+    if rest.any():
+        found.append(FoundLesion("", "", lesion_size_mm(rest, spacing_mm, anatomy), rest))
     return found
 
 

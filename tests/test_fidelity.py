@@ -30,6 +30,7 @@ from guidegen_data.case import Case, centred_affine
 from guidegen_data.errors import SourceError
 from guidegen_data.metrics.frechet import frechet_distance, kernel_distance, principal_axes
 from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.folder import model_folder
 from guidegen_data.reports.findings import Findings
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.prepared import save_case
@@ -163,7 +164,7 @@ def test_the_autoencoder_measures_slices_of_any_size_and_stacks_them_to_volumes(
     assert [len(m) for m in maps] == [4] * len(maps)
     assert len(maps) == 5
     with torch.inference_mode():
-        torso = CTAutoencoder.from_pretrained("guidegen_data/weights/torso/autoencoder").float()
+        torso = CTAutoencoder.from_pretrained(model_folder("torso") / "autoencoder").float()
         padded = torch.nn.functional.pad(torch.from_numpy(ct[:, :, 4]), (0, 8), value=-1024)
         latents = torso.encode(padded[None, None]).numpy()
     assert maps[-1][0] == pytest.approx(latents[0], abs=1e-4)

@@ -8,7 +8,7 @@ from tiny import tiny_pipeline
 from guidegen_data.anatomy import TORSO
 from guidegen_data.diffusion.categorical import one_hot
 from guidegen_data.grounding import LesionPlacer, forbidden_classes, mask_prompt, settle_lesions, size_lean
-from guidegen_data.lesions import find_lesions
+from guidegen_data.lesions import MAX_PLACED, find_lesions
 from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
 from guidegen_data.sources.phantom import phantom
 
@@ -196,3 +196,17 @@ def test_places_are_told_in_voxels_of_the_label_map(body: np.ndarray) -> None:
     x, y, z = placer.places_in(0, (128, 128, 128))[0].round().astype(int)
     assert body[x, y, z] == TORSO.ids["liver"]
     assert np.isnan(placer.places_in(0, (128, 128, 128))[1:]).all()
+
+
+def test_a_map_full_of_specks_is_searched_in_seconds_and_its_smaller_ones_have_no_site(body: np.ndarray) -> None:
+    spotted = body.copy()
+    spotted[::6, ::6, ::6] = TORSO.lesion_id
+    spotted[1::6, ::6, ::6] = TORSO.lesion_id
+    spotted[::6, 1::6, ::6] = TORSO.lesion_id
+    spotted[::6, ::6, 1::6] = TORSO.lesion_id
+    spotted[80:86, 60:66, 66:72] = TORSO.lesion_id
+    found = find_lesions(spotted, TORSO, SPACING)
+    assert len(found) == MAX_PLACED + 1
+    assert found[0].mask.sum() == max(f.mask.sum() for f in found[:-1])
+    assert (found[-1].organ, found[-1].site) == ("", "")
+    assert sum(int(f.mask.sum()) for f in found) == int((spotted == TORSO.lesion_id).sum())
