@@ -169,7 +169,6 @@ def main() -> None:
     ruler = Ruler(network(args.features), network(args.slice_features), Store(args.work / "features"))
     figures = measure(pipe, args.prepared, ruler, args.num, args.seed, args.splits, args.work)
     save(args.name, figures, seed=args.seed)
-    print(PAPER["why_they_do_not_compare"])
 
 
 if __name__ == "__main__":
