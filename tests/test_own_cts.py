@@ -1,0 +1,56 @@
+"""The README's way from raw CTs to a model and shards of one's own, copied out of it and pasted into a shell."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from little_patients import write_openkbp
+
+from guidegen_data.anatomy_files import read_anatomy
+from guidegen_data.dataset import GuideGenDataset
+
+README = Path(__file__).parent.parent / "README.md"
+COMMANDS = {
+    "guidegen": f'{sys.executable} -m guidegen_data.cli.main "$@"',
+    "guidegen-shard": f'{sys.executable} -m guidegen_data.cli.main shard "$@"',
+}
+
+
+def block() -> str:
+    (commands,) = re.findall(
+        r"<!-- walk-through: tests/test_own_cts.py.*?-->\n```bash\n(.*?)```", README.read_text(), re.S
+    )
+    return commands
+
+
+@pytest.mark.timeout(900)
+def test_three_raw_patients_become_a_model_and_ten_shards(tmp_path) -> None:
+    write_openkbp(tmp_path / "provided-data", 3)
+    for name, line in COMMANDS.items():
+        script = tmp_path / "bin" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f"#!/bin/sh\n{line}\n")
+        script.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block()],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "train: 3 patients' cases, 3 files" in done.stdout
+    assert "10 cases in 10 shards, all well" in done.stdout
+    assert (tmp_path / "my_shards" / "preview.png").stat().st_size > 10_000
+    card = (tmp_path / "my_model" / "README.md").read_text()
+    assert "provided-data (openkbp layout): 3 patients trained on, 0 kept apart" in card
+    assert len(list((tmp_path / "my_shards").glob("*.tar"))) == 10
+    cases = GuideGenDataset(tmp_path / "my_shards")
+    assert len(cases) == 10
+    anatomy = read_anatomy(tmp_path / "my_model" / "anatomy.yaml")
+    assert tuple(cases[9]["image"].shape) == tuple(cases[9]["label"].shape) == (1, *anatomy.shape)
+    assert int(cases[9]["label"].max()) < anatomy.num_classes
