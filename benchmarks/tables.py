@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import describe as of
+from benchmarks import downstream_statistics
 from benchmarks import fidelity_rows as beside
 from benchmarks.record import RESULTS
 
@@ -108,6 +109,10 @@ def _ray_scaling(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 _SECTIONS: dict[str, dict[str, Describe]] = {
+    "Does it help a segmentation network?": {
+        "downstream_donor": downstream_statistics.describe,
+        "downstream_strict": downstream_statistics.describe,
+    },
     "Time and memory": {"throughput": _throughput, "maisi": of.maisi, "mask_networks": _mask_networks},
     "Does the label map show what the report says?": {
         "consistency_system": of.consistency,

@@ -1,0 +1,169 @@
+"""The arms of the downstream benchmark, and the shard folders that their synthetic cases come from.
+
+Sources: `guidegen` (guidegen-shard with the model), `guidegen-fixed` (its first few), `synthseg` (random texture on its
+label maps), `real-masks` (warped label maps of the k real cases through our image stage), `autoencoder` (the CTs of
+the k real cases through our autoencoder).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.downstream_synthseg import random_texture
+from benchmarks.nnunet_route import Route, num_whole, write_cases
+from guidegen_data import HEAD_NECK, Case, GuideGenPipeline, ShardReader
+from guidegen_data.case import Draft, centred_affine
+from guidegen_data.sources.prepared import TrainingCase, case_paths, load_case
+
+#: Made of the k real cases of a run; the others of the generator alone, and shared by all runs of a donor setting.
+OF_REAL_CASES = {"real-masks", "autoencoder"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a training draws: `fraction` of its patches from the cases of `source`, the rest from the k real cases."""
+
+    source: str | None
+    fraction: float
+
+
+ARMS = {
+    "real": Arm(None, 0.0),
+    "guidegen-0.25": Arm("guidegen", 0.25),
+    "guidegen-0.5": Arm("guidegen", 0.5),
+    "guidegen-0.75": Arm("guidegen", 0.75),
+    "guidegen-0.5-fixed": Arm("guidegen-fixed", 0.5),
+    "real-masks": Arm("real-masks", 0.5),
+    "synthseg": Arm("synthseg", 0.5),
+    "autoencoder": Arm("autoencoder", 0.5),
+    "synthetic": Arm("guidegen", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Cases of a source: `num_cases` where each is to be seen about once, `num_fixed` where few are repeated."""
+
+    num_cases: int = 200
+    num_fixed: int = 20
+
+    def of(self, source: str, k: int) -> int:
+        """How many cases a source has."""
+        return {"guidegen-fixed": self.num_fixed, "autoencoder": k}.get(source, self.num_cases)
+
+
+class Sources:
+    """Shard folders of one generator and, for those made of real cases, one k and seed; what is whole is kept."""
+
+    def __init__(self, folder: Path, real_folder: Path, real: list[Path], model: Path, sizes: Sizes) -> None:
+        self.folder, self.real_folder, self.real = folder, real_folder, real
+        self.model, self.sizes = model, sizes
+
+    def shards(self, source: str) -> Path:
+        """The whole shard folder of a source, made where it is not there yet."""
+        num_cases = self.sizes.of(source, len(self.real))
+        folder = (self.real_folder if source in OF_REAL_CASES else self.folder) / source
+        if source == "guidegen":
+            # Always, since it refuses a folder that another model filled.
+            run = Route(self.folder).guidegen
+            run("generate", "shard", "--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16)
+        elif num_whole(folder) != num_cases:
+            self._refuse_other_model(folder)
+            write_cases(self._maker(source), num_cases, folder)
+        return folder
+
+    def fingerprint(self) -> str:
+        """What tells this generator from any other."""
+        from guidegen_data.models.folder import fingerprint_of
+
+        return str(fingerprint_of(self.model))
+
+    def _refuse_other_model(self, folder: Path) -> None:
+        note, ours = folder / "model.json", self.fingerprint()
+        if note.exists() and json.loads(note.read_text()) != ours:
+            sys.exit(f"{folder} was begun with another model; give another --work.")
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(ours))
+
+    def _maker(self, source: str) -> Callable[[int], Case]:
+        if source in OF_REAL_CASES:
+            prepared = self._prepared(source)
+            pipe = _loaded(str(self.model))
+            make = from_mask if source == "real-masks" else through_autoencoder
+            return lambda number: make(pipe, load_case(prepared[number]), number)
+        reader = ShardReader(self.shards("guidegen"))
+        if source == "synthseg":
+            return lambda number: random_texture(reader[number], number)
+        return lambda number: reader[number]
+
+    def _prepared(self, source: str) -> list[Path]:
+        """Training cases of the k real ones: their label maps warped about evenly often, or each as it is."""
+        num_cases = self.sizes.of(source, len(self.real))
+        copies = -(-num_cases // len(self.real)) - 1
+        return prepare_real_cases(self.real, self.real_folder / f"{source}-prepared", copies)
+
+
+def prepare_real_cases(real: list[Path], out: Path, copies: int) -> list[Path]:
+    """Prepared cases of CTs NAME_ct.nii.gz with what lies beside them: each as it is and `copies` warped ones."""
+    link_cases(real, out / "source" / "train")
+    words = [out / "source", out / "cases", "--anatomy", "head-neck", "--augment", copies]
+    Route(out).guidegen("prepare", "prepare", "nifti", *words)
+    paths = case_paths(out / "cases" / "train")
+    # A patient's copies follow each other; taken in turns, any first part of the list has all patients in it.
+    each = copies + 1
+    return [paths[patient * each + copy] for copy in range(each) for patient in range(len(real))]
+
+
+def link_cases(real: list[Path], folder: Path) -> None:
+    """Links to all files of the patients of these CTs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for ct in real:
+        for file in sorted(ct.parent.glob(f"{ct.name.removesuffix('_ct.nii.gz')}_*")):
+            link = folder / file.name
+            if not link.exists():
+                link.symlink_to(file.resolve())
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str) -> GuideGenPipeline:
+    return GuideGenPipeline.from_pretrained(model)
+
+
+def from_mask(pipe: Any, prepared: TrainingCase, number: int) -> Case:
+    """A case whose label map is the prepared one and whose CT our image stage drew for it, from seed `number`."""
+    generator = torch.Generator().manual_seed(number)
+    draft = Draft(f"case-{number}", prepared.label_map, _affine(), "", prepared.findings, {"seed": number}, generator)
+    with torch.inference_mode():
+        return pipe.complete([draft])[0]
+
+
+def through_autoencoder(pipe: Any, prepared: TrainingCase, number: int) -> Case:
+    """A case whose CT went into our autoencoder's latents and back."""
+    assert prepared.ct_hu is not None
+    weight = next(pipe.autoencoder.parameters())
+    slices = torch.from_numpy(np.moveaxis(prepared.ct_hu, 2, 0)[:, None].copy()).to(weight)
+    with torch.inference_mode():
+        back = torch.cat([pipe.autoencoder.decode(pipe.autoencoder.encode(s[None])) for s in slices])
+    ct = np.moveaxis(back[:, 0].float().cpu().numpy(), 0, 2)
+    ct_hu = np.ascontiguousarray(np.rint(ct)).astype(np.int16)
+    return Case(f"case-{number}", ct_hu, prepared.label_map, _affine(), "", prepared.findings, {})
+
+
+def _affine() -> np.ndarray:
+    return centred_affine(HEAD_NECK.shape, HEAD_NECK.spacing_mm)
+
+
+def arms_named(names: list[str]) -> dict[str, Arm]:
+    """Arms by their names, `real` always among them; SystemExit for a name that is none."""
+    if unknown := sorted(set(names) - set(ARMS)):
+        sys.exit(f"there is no arm {unknown[0]!r}; choose of {', '.join(ARMS)}.")
+    return {name: replace(arm) for name, arm in ARMS.items() if name in names or name == "real"}

@@ -1,0 +1,41 @@
+"""The generator of a run: a model folder that never saw its test patients, nor, in a donor setting, its real cases."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+from benchmarks.downstream_arms import prepare_real_cases
+from benchmarks.nnunet_route import Route
+
+#: Warped copies of each of the k real cases that a strict generator learns from.
+_COPIES = 20
+
+
+def refuse_leak(openkbp: Path, real: list[str], donors: list[str], test: list[str]) -> None:
+    """SystemExit where a test patient was trained on, or a donor is one of the real cases of a segmenter."""
+    with (openkbp / "index.csv").open(newline="") as file:
+        training = {row["patient"] for row in csv.DictReader(file) if row["split"] == "train"}
+    for what, shared in (
+        ("real cases of the segmenter and patients of the generator", set(real) & set(donors)),
+        ("test patients and patients of the generator", set(test) & set(donors)),
+        ("test patients and real cases of the segmenter", set(test) & set(real)),
+        ("test and training patients of OpenKBP", set(test) & training),
+    ):
+        if shared:
+            sys.exit(f"{what} must differ, but {', '.join(sorted(shared))} are both; use another split.")
+
+
+def strict_model(model: Path, real: list[Path], work: Path, recipe: str, num_steps: list[int]) -> None:
+    """Trains a generator on the k real cases alone and exports it to `model`, by the public commands.
+
+    `num_steps` of the autoencoder, the masks and the slices. Run again, it goes on where it was stopped.
+    """
+    prepare_real_cases(real, work, _COPIES)
+    data, route = work / "cases", Route(work)
+    for stage, steps in zip(("autoencoder", "masks", "slices"), num_steps, strict=True):
+        words = [data, work / stage, "--recipe", recipe, "--num-steps", steps]
+        words += ["--autoencoder", work / "autoencoder"] if stage == "slices" else []
+        route.guidegen(f"train {stage}", "train", stage, *words)
+    route.guidegen("export", "export", work / "masks", work / "slices", model, "--anatomy", data / "anatomy.yaml")

@@ -1,0 +1,178 @@
+"""One nnU-Net training and its predictions, as a process: python -m benchmarks.downstream_segmenter JOB.json.
+
+The trainer is nnU-Net's or our plugin's as they are installed, network and schedule are those of the job. Nothing is
+mirrored, in training and in prediction: three of the labels have a side. On a CPU the network computes in bfloat16.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+PLANS = "nnUNetPlansSmall"
+CONFIGURATION = "3d_fullres"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Network and schedule of every arm alike: nnU-Net's plain U-Net, loss, augmentation, SGD and decay, but smaller.
+
+    `features` a stage, each stage but the first at half the resolution of the last; `step_size` is how far the window
+    of prediction moves, in patches.
+    """
+
+    spacing_mm: float = 5.0
+    patch_size: int = 64
+    batch_size: int = 2
+    features: tuple[int, ...] = (8, 16, 32, 64, 64)
+    num_epochs: int = 20
+    num_iterations_per_epoch: int = 20
+    initial_lr: float = 0.01
+    step_size: float = 0.75
+
+    @property
+    def num_iterations(self) -> int:
+        return self.num_epochs * self.num_iterations_per_epoch
+
+
+def small_plans(plans: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """nnU-Net's plans with the spacing, patches, batches and network of a schedule; resampling by torch."""
+    stages = len(schedule.features)
+    configuration = plans["configurations"][CONFIGURATION]
+    network = configuration["architecture"]
+    kwargs = network["arch_kwargs"] | {
+        "n_stages": stages,
+        "features_per_stage": list(schedule.features),
+        "kernel_sizes": [[3, 3, 3]] * stages,
+        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
+        "n_conv_per_stage": [1] + [2] * (stages - 1),
+        "n_conv_per_stage_decoder": [1] * (stages - 1),
+    }
+    resampling = {"force_separate_z": False, "memefficient_seg_resampling": False}
+    small = configuration | {
+        "data_identifier": f"{PLANS}_{CONFIGURATION}",
+        "spacing": [schedule.spacing_mm] * 3,
+        "patch_size": [schedule.patch_size] * 3,
+        "batch_size": schedule.batch_size,
+        "batch_dice": False,
+        "architecture": network | {"arch_kwargs": kwargs},
+        **{f"resampling_fn_{what}": "resample_torch_fornnunet" for what in ("data", "seg", "probabilities")},
+        "resampling_fn_data_kwargs": resampling | {"is_seg": False},
+        "resampling_fn_seg_kwargs": resampling | {"is_seg": True},
+        "resampling_fn_probabilities_kwargs": resampling | {"is_seg": False},
+    }
+    return plans | {"plans_name": PLANS, "configurations": {CONFIGURATION: small}}
+
+
+def job_of(dataset: str, synthetic: bool, seed: int, schedule: Schedule, images: dict[str, str], out: Path) -> dict:
+    """What this module is told as a process. The share of synthetic patches is the plugin's environment variable."""
+    return {
+        "dataset": dataset,
+        "synthetic": synthetic,
+        "seed": seed,
+        "schedule": asdict(schedule),
+        "images": images,
+        "out": str(out),
+    }
+
+
+def make_trainer(job: dict[str, Any], preprocessed: Path) -> Any:
+    """The trainer of a job, on the CPU or the GPU, with the schedule's length; all real cases are trained on."""
+    from guidegen_nnunet.trainer import nnUNetTrainerGuideGen
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    folder = preprocessed / job["dataset"]
+    plans = json.loads((folder / f"{PLANS}.json").read_text()) | {"continue_training": False}
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer_class = nnUNetTrainerGuideGen if job["synthetic"] else nnUNetTrainer
+    trainer = trainer_class(plans, CONFIGURATION, "all", dataset_json, device)
+    schedule = job["schedule"]
+    for name in ("num_epochs", "num_iterations_per_epoch", "initial_lr"):
+        setattr(trainer, name, schedule[name])
+    trainer.num_val_iterations_per_epoch = 1  # of training patches: it chooses nothing, and nnU-Net needs one
+    _without_mirroring(trainer)
+    trainer.logger.plot_progress_png = lambda folder: None
+    return trainer
+
+
+def _without_mirroring(trainer: Any) -> None:
+    settle = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
+
+    def settle_without() -> tuple[Any, ...]:
+        *rest, _ = settle()
+        trainer.inference_allowed_mirroring_axes = None
+        return (*rest, None)
+
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = settle_without
+
+
+def _compute_in_bfloat16(network: torch.nn.Module) -> None:
+    forward = network.forward
+
+    def in_bfloat16(x: torch.Tensor) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = forward(x.contiguous(memory_format=torch.channels_last_3d))
+        return [o.float() for o in outputs] if isinstance(outputs, list | tuple) else outputs.float()
+
+    network.forward = in_bfloat16
+
+
+def predict(trainer: Any, images: dict[str, str], out: Path, step_size: float) -> None:
+    """Label maps NAME.nii.gz of CTs (name -> file) on their own grids, without test-time augmentation."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(tile_step_size=step_size, use_mirroring=False, device=trainer.device, allow_tqdm=False)
+    trainer.set_deep_supervision_enabled(False)
+    trainer.network.eval()
+    predictor.manual_initialization(
+        trainer.network,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        [trainer.network.state_dict()],
+        trainer.dataset_json,
+        type(trainer).__name__,
+        None,
+    )
+    reader = trainer.plans_manager.image_reader_writer_class()
+    out.mkdir(parents=True, exist_ok=True)
+    for name, path in images.items():
+        image, properties = reader.read_images([path])
+        reader.write_seg(predictor.predict_single_npy_array(image, properties), str(out / f"{name}.nii.gz"), properties)
+
+
+def main() -> None:
+    """Trains, predicts, and writes OUT/training.json."""
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    job = json.loads(Path(sys.argv[1]).read_text())
+    out, seed = Path(job["out"]), job["seed"]
+    # nnU-Net draws patches and augments with the global generators.
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    began = time.perf_counter()
+    trainer = make_trainer(job, Path(str(nnUNet_preprocessed)))
+    trainer.initialize()
+    if trainer.device.type == "cpu":
+        trainer.network.to(memory_format=torch.channels_last_3d)
+        _compute_in_bfloat16(trainer.network)
+    trainer.run_training()
+    trained = time.perf_counter()
+    predict(trainer, job["images"], out, job["schedule"]["step_size"])
+    figures = {
+        "train_losses": [round(float(v), 4) for v in trainer.logger.get_value("train_losses", None)],
+        "seconds_training": round(trained - began, 1),
+        "seconds_prediction": round(time.perf_counter() - trained, 1),
+    }
+    (out / "training.json").write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
