@@ -42,6 +42,16 @@ def _throughput(figures: dict[str, Any]) -> list[tuple[str, str]]:
         if key.startswith("seconds_a_case_batch_"):
             batch = key.rsplit("_", 1)[1]
             rows.append((f"one 128^3 pair, end to end, warm, batch {batch}", f"{value['median']} s a case"))
+    if parts := figures.get("parts_s"):
+        rows.append((f"of it, alone: {' / '.join(parts)}", " / ".join(f"{v}" for v in parts.values()) + " s"))
+    if alone := figures.get("seconds_a_label_map_by_batch"):
+        what = f"a label map of 128^3 by stage 1 alone, batch {' / '.join(alone)}"
+        rows.append((what, " / ".join(f"{v['median']}" for v in alone.values()) + " s"))
+    if floor := figures.get("floor"):
+        times = floor["times_the_floor"]
+        what = f"time over its operations at the rate of a large matrix product in {floor['precision']}"
+        rows.append((f"{what} ({floor['matrix_rate_gflops']:g} GFLOP/s): {' / '.join(times)}",
+                     " / ".join(f"{v}" for v in times.values())))  # fmt: skip
     peak = max(v for k, v in figures.items() if k.startswith("peak_memory_gib"))
     return [*rows, ("peak memory", f"{peak} GiB")]
 

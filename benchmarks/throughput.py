@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import save
 from guidegen_data.case import Case
@@ -48,12 +49,56 @@ def stage_times(pipe: GuideGenPipeline, seed: int) -> dict[str, float]:
     return times
 
 
+def label_map_times(pipe: GuideGenPipeline, batches: list[int], repeats: int) -> dict[str, Any]:
+    """Seconds a label map of stage 1 alone, by batch; the batches alternate."""
+    laps: dict[int, list[float]] = {batch: [] for batch in batches}
+    for repeat in range(repeats):
+        for batch, found in laps.items():
+            seeds = [1000 * repeat + b for b in range(batch)]
+            began = time.perf_counter()
+            pipe.label_maps([FINDINGS] * batch, [torch.Generator().manual_seed(s) for s in seeds], seeds)
+            found.append((time.perf_counter() - began) / batch)
+    return {
+        str(b): {"median": round(statistics.median(v), 2), "all": [round(x, 2) for x in v]} for b, v in laps.items()
+    }
+
+
+def floor(pipe: GuideGenPipeline, seconds: dict[str, float]) -> dict[str, Any]:
+    """Operations of each part of one case, the rate of a large matrix product in the networks' precision, and how many
+    times longer each part takes than its operations would at that rate."""
+    dtype, device = next(pipe.mask_sampler.parameters()).dtype, pipe.device
+    a = torch.randn(2048, 2048, device=device).to(dtype)
+    a @ a
+    laps = []
+    for _ in range(9):
+        began = time.perf_counter()
+        _ = float((a @ a)[0, 0])
+        laps.append(time.perf_counter() - began)
+    rate = 2 * 2048**3 / statistics.median(laps)
+    counted: dict[str, float] = {}
+    generators = [torch.Generator().manual_seed(3)]
+    with FlopCounterMode(display=False) as counter:
+        label_map, _ = pipe.label_maps([FINDINGS], generators, [3])[0]
+    counted["label map"] = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        labels = torch.from_numpy(label_map).unsqueeze(0).to(device)
+        pipe.sample_cts(labels, pipe.encode([FINDINGS.prompt()]), generators)
+    counted["CT (slices and decoding)"] = counter.get_total_flops()
+    return {
+        "matrix_rate_gflops": round(rate / 1e9, 1),
+        "precision": str(dtype).removeprefix("torch."),
+        "operations_g": {name: round(n / 1e9, 1) for name, n in counted.items()},
+        "times_the_floor": {name: round(seconds[name] / (n / rate), 2) for name, n in counted.items()},
+    }
+
+
 def main() -> None:
     """Measures and writes results/throughput.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="torso")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4])
+    parser.add_argument("--mask-batches", type=int, nargs="*", default=[1, 8], help="of stage 1 alone")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     keep_freed_memory()
@@ -76,6 +121,8 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         figures[f"peak_memory_gib_up_to_batch_{batch}"] = round(peak, 2)
     figures["parts_s"] = stage_times(pipe, seed=1)
+    figures["seconds_a_label_map_by_batch"] = label_map_times(pipe, args.mask_batches, args.repeats)
+    figures["floor"] = floor(pipe, figures["parts_s"])
     figures["model_sha256"] = pipe.fingerprint
     figures["steps"] = {"mask": pipe.config.num_steps_mask, "ct": pipe.config.num_steps_ct}
     figures["guidance"] = pipe.config.guidance
