@@ -1,10 +1,10 @@
-"""Seconds for one 128^3 CT: ours, and MAISI's networks as MONAI ships them. python -m benchmarks.maisi --repeats 1
+"""Seconds for one 128^3 CT: ours, MAISI's networks as MONAI ships them, TorchIO. python -m benchmarks.maisi --repeats 1
 
-Both get a label map and make the CT from it, alternating on the same processor in one run. Ours runs in bf16 where the
+All get a label map and make the CT from it, alternating on the same processor in one run. Ours runs in bf16 where the
 processor has it; MAISI's networks do not (average pooling and control net refuse it there) and run in fp32. MAISI means
 AutoencoderKlMaisi, DiffusionModelUNetMaisi and ControlNetMaisi in the published rectified-flow configuration (Guo et
 al. 2024), 30 steps, no weights: they do not matter for time. It makes no label map here; ours is timed with and without
-stage 1.
+stage 1. TorchIO means its RandomLabelsToImage with bias field and blur: random texture, which imitates no CT.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ import time
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.downstream_synthseg import random_texture
 from benchmarks.record import save
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.reports.findings import Findings, Lesion
 
 _SHAPE, _STEPS = (128, 128, 128), 30
+_NAMES = ("ours, CT alone", "ours, whole pair", "MAISI, CT alone", "TorchIO, CT alone")
 _WIDTHS = {
     "spatial_dims": 3,
     "in_channels": 4,
@@ -123,7 +126,9 @@ def main() -> None:
     peaks: dict[str, float] = {"ours": peak_gib()}
     maisi = Maisi().eval()
     label_map = torch.randint(0, 21, _SHAPE, generator=torch.Generator().manual_seed(0))
-    seconds: dict[str, list[float]] = {"ours, CT alone": [], "ours, whole pair": [], "MAISI, CT alone": []}
+    (body,) = pipe.draft([Findings()], ["CT."], ["body"], [1])
+    template = body.with_ct(np.where(body.label_map > 0, 40, -1000).astype(np.int16), {})
+    seconds: dict[str, list[float]] = {name: [] for name in _NAMES}
     for repeat in range(args.repeats):
         ct, pair = ours(pipe, 1 + repeat)
         seconds["ours, CT alone"].append(ct)
@@ -132,6 +137,9 @@ def main() -> None:
         began = time.perf_counter()
         shape = tuple(maisi(label_map).shape)
         seconds["MAISI, CT alone"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        random_texture(template, repeat)
+        seconds["TorchIO, CT alone"].append(time.perf_counter() - began)
     peaks["with MAISI"] = peak_gib()
     parts = (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator)
     figures: dict[str, Any] = {
@@ -142,6 +150,7 @@ def main() -> None:
         "our_parameters_m": round(sum(p.numel() for part in parts for p in part.parameters()) / 1e6, 1),
         "seconds": {k: {"median": round(median(v), 2), "all": [round(s, 2) for s in v]} for k, v in seconds.items()},
         "ratio_ct_alone": round(median(seconds["MAISI, CT alone"]) / median(seconds["ours, CT alone"]), 1),
+        "hours_for_10000": {name: round(median(v) * 10_000 / 3600, 1) for name, v in seconds.items()},
         "peak_memory_gib": peaks,
         "model_sha256": pipe.fingerprint,
     }
