@@ -27,7 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps-mask", type=int, default=16, help="default steps of stage 1 (default 16)")
     parser.add_argument("--steps-ct", type=int, default=3, help="default steps a slice (default 3)")
     parser.add_argument("--last-timestep", type=int, default=130, help="start of the final step (default 130)")
-    parser.add_argument("--guidance", type=float, default=2.0, help="default guidance of stage 1 (default 2)")
+    parser.add_argument(
+        "--size-strength", type=float, default=0.6, help="push of organs said to be enlarged or small (default 0.6)"
+    )
+    parser.add_argument("--guidance", type=float, default=1.0, help="default guidance of stage 1 (default 1)")
 
 
 def _weights(run: Path, checkpoint: str) -> Path:
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         num_steps_mask=args.steps_mask,
         num_steps_ct=args.steps_ct,
         guidance=args.guidance,
+        size_strength=args.size_strength,
         volume_ratio=read_volume_ratio(args.masks),
     )
     for part in (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator):
