@@ -12,7 +12,7 @@ from strategies import findings
 from guidegen_data.anatomy import TORSO
 from guidegen_data.case import Case, centred_affine
 from guidegen_data.grounding import settle_lesions
-from guidegen_data.quality import num_components, organ_volumes_ml, verdict
+from guidegen_data.quality import adherence, num_components, organ_volumes_ml, verdict
 from guidegen_data.reports.findings import Findings, Lesion
 from guidegen_data.sources.phantom import phantom
 
@@ -121,6 +121,19 @@ def test_crumbs_are_no_components(crumb: int, number: int) -> None:
     mask[:5, :10, :10] = True
     mask[8:].flat[:crumb] = True
     assert num_components(mask) == number
+
+
+def test_a_ct_that_does_not_follow_its_labels_fails(case: Case) -> None:
+    name = "HU steps at label borders over those beside them"
+    assert name not in failed(case)
+    assert adherence(replace(case, ct_hu=np.roll(case.ct_hu, 4, axis=0))) < adherence(case) / 1.5
+    assert name in failed(replace(case, ct_hu=np.roll(case.ct_hu, 4, axis=0)))
+
+
+def test_adherence_is_one_where_the_ct_ignores_the_labels(case: Case) -> None:
+    noise = np.random.default_rng(0).normal(0, 30, case.ct_hu.shape)
+    blind = replace(case, ct_hu=np.rint(noise * 5 - 200).clip(-1000, 1900).astype(np.int16))
+    assert adherence(blind) == pytest.approx(1, abs=0.1)
 
 
 def made_by_us(findings: Findings) -> Case:
