@@ -68,8 +68,12 @@ def memorisation(figures: dict[str, Any]) -> Rows:
     """Generated cases nearer to a training case than two people come, by each measure, with the control."""
     rows: Rows = []
     for name, row in figures["by_measure"].items():
-        found = row["control_warped_copies_found"]
-        control = "" if found is None else f"; warped copies that this finds: {100 * found:.0f} %"
+        controls = {
+            "warped copies": "control_warped_copies_found",
+            "held-out patients": "control_held_out_patients_found",
+        }
+        asked = {who: row[name] for who, name in controls.items() if row[name] is not None}
+        control = f" ({', '.join(f'{who} {100 * share:.0f} %' for who, share in asked.items())})" if asked else ""
         near, other = row["nearest_generated"]["median"], row["nearest_other_patient"]["median"]
         rows.append(
             (

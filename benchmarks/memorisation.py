@@ -7,8 +7,8 @@ the centres of what is labelled are laid upon each other.
 
 How near two people come is measured in the same way: every training case with its nearest case of ANOTHER patient. A
 generated case counts as a copy when it is nearer to a training case than 99 % of training cases are to their nearest
-other patient, so 1 % is what new people would reach. As a control, the same rule is asked about warped copies of
-training patients: the share it finds says how well it would find a copy.
+other patient, so 1 % is what new people would reach. Two controls are asked the same: real patients that were kept
+apart, who are new people, and warped copies of training patients, whose share says how well a copy would be found.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.errors import SourceError
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.augment import TrainingCase
-from guidegen_data.sources.prepared import case_paths, load_case, training_folder
+from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
 
 _PERCENTILE = 1.0
 _GRID_MM = 6.0
@@ -103,6 +103,8 @@ def nearness(a: Sequence[Footprint], b: Sequence[Footprint], num_classes: int) -
 
 
 def _dice(a: list[np.ndarray], b: list[np.ndarray], num_classes: int) -> np.ndarray:
+    if not a:
+        return np.zeros((0, len(b)))
     x, y = np.stack(a), np.stack(b)
     total, held = np.zeros((2, len(a), len(b)))
     for k in range(1, num_classes):
@@ -127,9 +129,12 @@ def _minus_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return -np.sqrt(squares.clip(min=0))
 
 
-def verdicts(made: np.ndarray, real: np.ndarray, patients: Sequence[str]) -> dict[str, Any]:
-    """Copies among generated cases by one measure: `made` (N, T) and `real` (T, T) nearness to the T training cases of
-    these patients. SourceError where all training cases are of one patient, since then nobody is another."""
+def verdicts(made: np.ndarray, real: np.ndarray, held: np.ndarray, patients: Sequence[str]) -> dict[str, Any]:
+    """Copies among generated cases by one measure: `made` (N, T), `real` (T, T) and `held` (H, T) are nearness to the T
+    training cases of these patients, of generated cases, training cases and patients kept apart (H may be 0).
+
+    SourceError where all training cases are of one patient, since then nobody is another.
+    """
     index = np.unique(np.asarray(patients), return_inverse=True)[1]
     own = index[:, None] == index[None]
     others = np.where(own, np.nan, real)
@@ -140,8 +145,6 @@ def verdicts(made: np.ndarray, real: np.ndarray, patients: Sequence[str]) -> dic
     threshold = float(np.percentile(between, 100 - _PERCENTILE))
     nearest = np.nanmax(made, axis=1)
     copies = np.where(own & ~np.eye(len(index), dtype=bool), real, np.nan)
-    copies = copies[np.isfinite(copies).any(axis=1)]
-    caught = np.nanmax(copies, axis=1) > threshold if len(copies) else None
     return {
         "threshold": round(threshold, 4),
         "threshold_percentile_of_distance": _PERCENTILE,
@@ -149,10 +152,17 @@ def verdicts(made: np.ndarray, real: np.ndarray, patients: Sequence[str]) -> dic
         "num_nearer": int((nearest > threshold).sum()),
         "nearest_generated": _spread(nearest),
         "nearest_other_patient": _spread(between),
-        "control_warped_copies_found": None if caught is None else round(float(caught.mean()), 3),
+        "control_warped_copies_found": _share_above(copies, threshold),
+        "control_held_out_patients_found": _share_above(held, threshold),
+        "num_held_out": len(held),
         "num_generated": len(nearest),
         "num_training": len(between),
     }
+
+
+def _share_above(table: np.ndarray, threshold: float) -> float | None:
+    table = table[np.isfinite(table).any(axis=1)]
+    return round(float((np.nanmax(table, axis=1) > threshold).mean()), 3) if len(table) else None
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
@@ -161,13 +171,13 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 
 def measure(
-    made: Sequence[Footprint], training: Sequence[Footprint], num_classes: int
+    made: Sequence[Footprint], training: Sequence[Footprint], held: Sequence[Footprint], num_classes: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Figures by measure, JSON ready, and the nearness (N, T) that they come from."""
-    to_real, among = (nearness(side, training, num_classes) for side in (made, training))
+    """Figures by measure, JSON ready, and the nearness (N, T) that they come from. `held` are patients kept apart."""
+    to_real, among, apart = (nearness(side, training, num_classes) for side in (made, training, held))
     patients = [f.patient for f in training]
-    figures = {name: {"is": MEASURES[name], **verdicts(to_real[name], among[name], patients)} for name in MEASURES}
-    return figures, to_real
+    rows = {name: verdicts(to_real[name], among[name], apart[name], patients) for name in MEASURES}
+    return {name: {"is": MEASURES[name], **row} for name, row in rows.items()}, to_real
 
 
 def main() -> None:
@@ -195,7 +205,9 @@ def main() -> None:
     chosen = [load_case(paths[i]) for i in one_a_patient_first([f.patient for f in training], args.num)]
     made = generated(pipe, chosen, args.seed, args.work / "cases")
     prints = [footprint(case, anatomy, net, store) for case in tqdm(made, desc="comparing", disable=None)]
-    by_measure, to_real = measure(prints, training, anatomy.num_classes)
+    apart = validation_folder(args.prepared)
+    held = [footprint(load_case(p), anatomy, net, store) for p in (case_paths(apart) if apart else [])]
+    by_measure, to_real = measure(prints, training, held, anatomy.num_classes)
     figures = {
         "model_sha256": pipe.fingerprint,
         "num_cases": len(made),

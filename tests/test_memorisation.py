@@ -11,6 +11,7 @@ from feature_networks import tissue_shares
 
 from benchmarks import memorisation, record
 from benchmarks.fidelity_cases import one_a_patient_first
+from benchmarks.fidelity_rows import memorisation as rows
 from benchmarks.fidelity_ruler import Store
 from benchmarks.memorisation import centred, footprint, measure, verdicts
 from benchmarks.memorisation_sheet import closest_pairs_sheet
@@ -49,40 +50,44 @@ def prints(cases, tmp_path):
 
 
 def test_a_generator_that_returns_training_cases_is_caught_by_every_measure(training, tmp_path) -> None:
-    figures, _ = measure(prints([person(k, noise=99) for k in range(12)], tmp_path), prints(training, tmp_path), 21)
+    figures, _ = measure(prints([person(k, noise=99) for k in range(12)], tmp_path), prints(training, tmp_path), [], 21)
     assert set(figures) == {"mask_dice", "image_correlation", "image_features"}
     for name, found in figures.items():
         assert found["share_nearer"] == 1, name
         assert found["control_warped_copies_found"] == 1, name
+        assert found["control_held_out_patients_found"] is None, name
 
 
 def test_a_generator_of_new_people_is_not_caught(training, tmp_path) -> None:
-    figures, _ = measure(prints([person(1000 + k) for k in range(40)], tmp_path), prints(training, tmp_path), 21)
+    made, held = (prints([person(start + k) for k in range(40)], tmp_path) for start in (1000, 2000))
+    figures, _ = measure(made, prints(training, tmp_path), held, 21)
     for name, found in figures.items():
+        assert found["control_held_out_patients_found"] <= 0.05, name
+        assert found["num_held_out"] == 40
         assert found["share_nearer"] <= 0.05, name
         assert found["nearest_generated"]["median"] < found["threshold"], name
 
 
 def test_a_copy_that_was_moved_is_still_caught(training, tmp_path) -> None:
     moved = [person(k, shift=2) for k in range(12)]
-    figures, _ = measure(prints(moved, tmp_path), prints(training, tmp_path), 21)
+    figures, _ = measure(prints(moved, tmp_path), prints(training, tmp_path), [], 21)
     assert figures["mask_dice"]["share_nearer"] == 1
 
 
 def test_copies_of_one_patient_are_no_neighbours_of_each_other() -> None:
     real = np.array([[1.0, 0.9, 0.2, 0.3], [0.9, 1.0, 0.1, 0.4], [0.2, 0.1, 1.0, 0.8], [0.3, 0.4, 0.8, 1.0]])
-    found = verdicts(np.array([[0.35, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.9]]), real, ["a", "a", "b", "b"])
+    found = verdicts(np.array([[0.35, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.9]]), real, real[:1], ["a", "a", "b", "b"])
     assert found["nearest_other_patient"]["median"] == pytest.approx(0.35)
     assert 0.35 < found["threshold"] <= 0.4
     assert (found["num_nearer"], found["share_nearer"]) == (1, 0.5)
-    assert found["control_warped_copies_found"] == 1
+    assert found["control_warped_copies_found"] == found["control_held_out_patients_found"] == 1
     with pytest.raises(SourceError, match="of one patient"):
-        verdicts(real[:1], real, ["a"] * 4)
+        verdicts(real[:1], real, real[:0], ["a"] * 4)
 
 
 def test_training_cases_without_a_ct_take_part_with_their_masks_alone(training, tmp_path) -> None:
     bare = [replace(c, ct_hu=None) for c in training[:5]]
-    figures, near = measure(prints([person(3, noise=7)], tmp_path), prints([*bare, *training[5:]], tmp_path), 21)
+    figures, near = measure(prints([person(3, noise=7)], tmp_path), prints([*bare, *training[5:]], tmp_path), [], 21)
     assert int(near["mask_dice"][0].argmax()) == 3
     assert np.isnan(near["image_correlation"][0, :5]).all()
     assert figures["image_correlation"]["num_training"] == len(training) - 5
@@ -143,6 +148,9 @@ def test_the_command_writes_figures_and_sheet(training, tmp_path, monkeypatch) -
     assert (figures["num_cases"], figures["num_training_patients"]) == (3, 12)
     assert all(row["share_nearer"] == 1 for row in figures["by_measure"].values())
     assert figures["features"]["name"] == "tissue shares"
+    assert [figure for _, figure in rows(figures)] == ["3 of 3"] * 3
+    held = {name: row | {"control_held_out_patients_found": 0.02} for name, row in figures["by_measure"].items()}
+    assert rows(figures | {"by_measure": held})[0][1] == "3 of 3 (held-out patients 2 %)"
     assert (tmp_path / "memorisation.png").stat().st_size > 1000
     memorisation.main()
     assert len(calls) == 3  # the second run found its cases where the first had left them
