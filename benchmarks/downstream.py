@@ -34,7 +34,7 @@ from benchmarks.downstream_train import Segmenter
 from benchmarks.openkbp_split import chosen, pool_and_donors
 from benchmarks.record import RESULTS, save
 
-_QUICK = Schedule(num_epochs=6, num_iterations_per_epoch=10)
+_QUICK = Schedule(num_epochs=3, num_iterations_per_epoch=10)
 _QUICK_SIZES = Sizes(num_cases=8, num_fixed=4)
 _QUICK_TESTED = 4
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.downstream_synthseg import random_texture
-from benchmarks.nnunet_route import Route, num_whole, write_cases
+from benchmarks.nnunet_route import Commands, num_whole, write_cases
 from guidegen_data import HEAD_NECK, Case, GuideGenPipeline, ShardReader
 from guidegen_data.case import Draft, centred_affine
 from guidegen_data.sources.prepared import TrainingCase, case_paths, load_case
@@ -74,7 +74,7 @@ class Sources:
         folder = (self.real_folder if source in OF_REAL_CASES else self.folder) / source
         if source == "guidegen":
             # Always, since it refuses a folder that another model filled.
-            run = Route(self.folder).guidegen
+            run = Commands().guidegen
             run("generate", "shard", "--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16)
         elif num_whole(folder) != num_cases:
             self._refuse_other_model(folder)
@@ -116,7 +116,7 @@ def prepare_real_cases(real: list[Path], out: Path, copies: int) -> list[Path]:
     """Prepared cases of CTs NAME_ct.nii.gz with what lies beside them: each as it is and `copies` warped ones."""
     link_cases(real, out / "source" / "train")
     words = [out / "source", out / "cases", "--anatomy", "head-neck", "--augment", copies]
-    Route(out).guidegen("prepare", "prepare", "nifti", *words)
+    Commands().guidegen("prepare", "prepare", "nifti", *words)
     paths = case_paths(out / "cases" / "train")
     # A patient's copies follow each other; taken in turns, any first part of the list has all patients in it.
     each = copies + 1

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.downstream_arms import prepare_real_cases
-from benchmarks.nnunet_route import Route
+from benchmarks.nnunet_route import Commands
 
 #: Warped copies of each of the k real cases that a strict generator learns from.
 _COPIES = 20
@@ -33,9 +33,9 @@ def strict_model(model: Path, real: list[Path], work: Path, recipe: str, num_ste
     `num_steps` of the autoencoder, the masks and the slices. Run again, it goes on where it was stopped.
     """
     prepare_real_cases(real, work, _COPIES)
-    data, route = work / "cases", Route(work)
+    data, commands = work / "cases", Commands()
     for stage, steps in zip(("autoencoder", "masks", "slices"), num_steps, strict=True):
         words = [data, work / stage, "--recipe", recipe, "--num-steps", steps]
         words += ["--autoencoder", work / "autoencoder"] if stage == "slices" else []
-        route.guidegen(f"train {stage}", "train", stage, *words)
-    route.guidegen("export", "export", work / "masks", work / "slices", model, "--anatomy", data / "anatomy.yaml")
+        commands.guidegen(f"train {stage}", "train", stage, *words)
+    commands.guidegen("export", "export", work / "masks", work / "slices", model, "--anatomy", data / "anatomy.yaml")

@@ -128,12 +128,16 @@ def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
     return table
 
 
+def _seeds(seeds: list[int]) -> str:
+    return f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]} alone"
+
+
 def describe(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of the README's table: (what, figure)."""
     summed, rows = figures["summary"], []
     for k, arms in summed["k"].items():
         for arm, row in arms.items():
-            what = f"{figures['setting']}, k = {k}, {arm}, {len(row['seeds'])} seeds: mean Dice / HD95"
+            what = f"{figures['setting']}, k = {k}, {arm}, {_seeds(row['seeds'])}: mean Dice / HD95"
             said = f"{row['mean_dice']:.3f} / {row['mean_hd95_mm']:.1f} mm"
             if compared := row.get("against_real"):
                 gain = compared["dice"]

@@ -58,16 +58,12 @@ def num_whole(folder: Path) -> int:
     return len(ShardReader(folder)) if (folder / "index.json").exists() else 0
 
 
-class Route:
-    """Runs commands in nnU-Net's folders under `work` and keeps how long each took."""
+class Commands:
+    """Runs commands and keeps how long each took."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        for name in ("raw", "preprocessed", "results"):
-            (work / name).mkdir(parents=True, exist_ok=True)
-        self.environment = os.environ | {f"nnUNet_{n}": str(work / n) for n in ("raw", "preprocessed", "results")}
-        self.environment |= {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
+        self.environment = dict(os.environ)
 
     def __call__(self, name: str, *command: object) -> str:
         """Output of a command; SystemExit with it when the command fails."""
@@ -88,6 +84,18 @@ class Route:
     def guidegen(self, name: str, *arguments: object) -> str:
         """`guidegen`."""
         return self(name, sys.executable, "-m", "guidegen_data.cli.main", *arguments)
+
+
+class Route(Commands):
+    """Commands in nnU-Net's folders under `work`."""
+
+    def __init__(self, work: Path) -> None:
+        super().__init__()
+        self.work = work
+        for name in ("raw", "preprocessed", "results"):
+            (work / name).mkdir(parents=True, exist_ok=True)
+        self.environment |= {f"nnUNet_{n}": str(work / n) for n in ("raw", "preprocessed", "results")}
+        self.environment |= {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
 
     def nnunet(self, name: str, module: str, function: str, *arguments: object) -> str:
         """One of nnU-Net's commands by its entry point."""
