@@ -22,6 +22,8 @@ from benchmarks.downstream_synthseg import random_texture
 from benchmarks.nnunet_route import Commands, num_whole, write_cases
 from guidegen_data import HEAD_NECK, Case, GuideGenPipeline, ShardReader
 from guidegen_data.case import Draft, centred_affine
+from guidegen_data.reports.sampling import sample_findings
+from guidegen_data.reports.templates import load_templates
 from guidegen_data.sources.prepared import TrainingCase, case_paths, load_case
 
 #: Made of the k real cases of a run; the others of the generator alone, and shared by all runs of a donor setting.
@@ -74,8 +76,9 @@ class Sources:
         folder = (self.real_folder if source in OF_REAL_CASES else self.folder) / source
         if source == "guidegen":
             # Always, since it refuses a folder that another model filled.
-            run = Commands().guidegen
-            run("generate", "shard", "--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16)
+            words = ["--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16]
+            words += [word for text in complete_reports(num_cases) for word in ("--report", text)]
+            Commands().guidegen("generate", "shard", *words)
         elif num_whole(folder) != num_cases:
             self._refuse_other_model(folder)
             write_cases(self._maker(source), num_cases, folder)
@@ -110,6 +113,21 @@ class Sources:
         num_cases = self.sizes.of(source, len(self.real))
         copies = -(-num_cases // len(self.real)) - 1
         return prepare_real_cases(self.real, self.real_folder / f"{source}-prepared", copies)
+
+
+def complete_reports(num_cases: int) -> list[str]:
+    """Reports as guidegen-shard would sample them, but none says that an organ is absent.
+
+    In OpenKBP that means that nobody contoured it: the organ shows in the CT, and nnU-Net would learn it as background.
+    The k real cases are chosen complete for the same reason.
+    """
+    library, reports = load_templates(HEAD_NECK.name), []
+    for number in range(num_cases):
+        rng = np.random.default_rng([0, number])
+        findings = sample_findings(rng, HEAD_NECK)
+        organs = {organ: status for organ, status in findings.organs.items() if status != "absent"}
+        reports.append(library.render(replace(findings, organs=organs), rng))
+    return reports
 
 
 def prepare_real_cases(real: list[Path], out: Path, copies: int) -> list[Path]:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from benchmarks import downstream, downstream_train, record
 from benchmarks.downstream import Benchmark, Training, case_dices, trainings
-from benchmarks.downstream_arms import ARMS, Sizes, arms_named
+from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_reports
 from benchmarks.downstream_generators import refuse_leak
 from benchmarks.downstream_scores import ORGANS, dice, hd95_mm, score_case, score_folder
 from benchmarks.downstream_segmenter import CONFIGURATION, Schedule, small_plans
@@ -20,7 +20,7 @@ from benchmarks.downstream_statistics import bootstrap, describe, holm, summary,
 from benchmarks.downstream_train import Segmenter
 from benchmarks.nnunet_route import write_cases
 from benchmarks.openkbp_split import POOL_SIZE, chosen, pool_and_donors
-from guidegen_data import HEAD_NECK, Case, Findings, ShardReader
+from guidegen_data import HEAD_NECK, Case, Findings, ShardReader, abstract_report
 from guidegen_data.case import centred_affine
 
 NAMES = ["Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible"]
@@ -337,3 +337,14 @@ def test_random_texture_changes_the_ct_of_every_class_and_leaves_label_map_and_a
     for number in np.unique(source.label_map[source.label_map > 0]):
         inside = source.label_map == number
         assert abs(first.ct_hu[inside].mean() - other.ct_hu[inside].mean()) > 5
+
+
+def test_the_generator_is_asked_for_cases_in_which_every_organ_is_contoured() -> None:
+    reports = complete_reports(60)
+    assert reports == complete_reports(60)
+    assert len(set(reports)) > 50
+    read = [abstract_report(text, HEAD_NECK).findings for text in reports]
+    assert not [f.organs for f in read if "absent" in f.organs.values()]
+    # What else is sampled stays: targets, and organs of unusual size.
+    assert sum(bool(f.lesions) for f in read) > 30
+    assert {"enlarged", "small"} <= {status for f in read for status in f.organs.values()}
