@@ -94,7 +94,8 @@ def make_trainer(job: dict[str, Any], preprocessed: Path) -> Any:
     plans = json.loads((folder / f"{PLANS}.json").read_text()) | {"continue_training": False}
     dataset_json = json.loads((folder / "dataset.json").read_text())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer_class = nnUNetTrainerGuideGen if job["synthetic"] else nnUNetTrainer
+    # nnU-Net's fold is a number or "all", whatever it declares.
+    trainer_class: Any = nnUNetTrainerGuideGen if job["synthetic"] else nnUNetTrainer
     trainer = trainer_class(plans, CONFIGURATION, "all", dataset_json, device)
     schedule = job["schedule"]
     for name in ("num_epochs", "num_iterations_per_epoch", "initial_lr"):

@@ -71,8 +71,8 @@ def apart(ruler: Ruler, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
         found = {"volume": perceptual(ruler.maps(a)[:-1], ruler.maps(b)[:-1])}
         for plane in PLANES:
             which = sorted({*body_slices(a, plane, ruler.every), *body_slices(b, plane, ruler.every)})
-            sides = [slice_maps(ruler.slices, v, plane, which=which or [0]) for v in (a, b)]
-            found[plane] = perceptual(*sides, channels=1)
+            one, other = (slice_maps(ruler.slices, v, plane, which=which or [0]) for v in (a, b))
+            found[plane] = perceptual(one, other, channels=1)
         return {name: np.array(value) for name, value in found.items()}
 
     nets = [repr((net.name, net.about)) for net in (ruler.volumes, ruler.slices)]
