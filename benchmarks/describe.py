@@ -7,7 +7,7 @@ from typing import Any
 Rows = list[tuple[str, str]]
 
 _WAYS = {
-    "system": "as users get it",
+    "system": "as the pipeline draws them",
     "anchored": "anchored, nothing added by rule",
     "network": "network alone, no anchors, no constraint",
 }
