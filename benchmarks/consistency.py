@@ -26,7 +26,6 @@ from benchmarks.record import save
 from guidegen_data.case import Draft
 from guidegen_data.cleanup import clean_up
 from guidegen_data.cli.memory import keep_freed_memory
-from guidegen_data.grounding import forbidden_classes, size_lean
 from guidegen_data.lesions import find_lesions
 from guidegen_data.metrics.consistency import ABSENT_ML, absent_volumes_ml, judge_lesion
 from guidegen_data.pipeline import GuideGenPipeline
@@ -46,13 +45,10 @@ def drawn_label_maps(
     if how == "system":
         held = pipe.label_maps(findings, generators, seeds)
         return [label_map for label_map, _ in held], sum(done["lesions_added"] for _, done in held)
-    told, forbidden, lean, place = pipe.condition(findings), None, None, None
+    held_to: dict[str, Any] = {}
     if how == "anchored":
-        width = pipe.mask_sampler.config.shape[0]
-        forbidden = torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings]))
-        lean = torch.from_numpy(np.stack([size_lean(f, width, pipe.config.size_strength) for f in findings]))
-        place = pipe.placer(findings, seeds)
-    masks = pipe.sample_masks(told, generators, forbidden=forbidden, lean=lean, place=place)
+        held_to = {**pipe.constraints(findings), "place": pipe.placer(findings, seeds)}
+    masks = pipe.sample_masks(pipe.condition(findings, seeds), generators, **held_to)
     spacing = pipe.anatomy.spacing_mm
     return [clean_up(m.cpu().numpy(), f, spacing)[0] for m, f in zip(masks, findings, strict=True)], 0
 

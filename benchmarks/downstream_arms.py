@@ -22,6 +22,7 @@ from benchmarks.downstream_synthseg import random_texture
 from benchmarks.nnunet_route import Commands, num_whole, write_cases
 from guidegen_data import HEAD_NECK, Case, GuideGenPipeline, ShardReader
 from guidegen_data.case import Draft, centred_affine
+from guidegen_data.metrics.reconstruction import reconstruct
 from guidegen_data.reports.sampling import sample_findings
 from guidegen_data.reports.templates import load_templates
 from guidegen_data.sources.prepared import TrainingCase, case_paths, load_case
@@ -167,12 +168,7 @@ def from_mask(pipe: Any, prepared: TrainingCase, number: int) -> Case:
 def through_autoencoder(pipe: Any, prepared: TrainingCase, number: int) -> Case:
     """A case whose CT went into our autoencoder's latents and back."""
     assert prepared.ct_hu is not None
-    weight = next(pipe.autoencoder.parameters())
-    slices = torch.from_numpy(np.moveaxis(prepared.ct_hu, 2, 0)[:, None].copy()).to(weight)
-    with torch.inference_mode():
-        back = torch.cat([pipe.autoencoder.decode(pipe.autoencoder.encode(s[None])) for s in slices])
-    ct = np.moveaxis(back[:, 0].float().cpu().numpy(), 0, 2)
-    ct_hu = np.ascontiguousarray(np.rint(ct)).astype(np.int16)
+    ct_hu = np.rint(reconstruct(pipe.autoencoder, prepared.ct_hu)).astype(np.int16)
     return Case(f"case-{number}", ct_hu, prepared.label_map, _affine(), "", prepared.findings, {})
 
 

@@ -12,18 +12,11 @@ import torch
 from tqdm import tqdm
 
 from guidegen_data.anatomy import Anatomy
-from guidegen_data.anatomy_files import FILE_NAME, read_anatomy, vocabulary
 from guidegen_data.errors import SourceError
+from guidegen_data.metrics.evaluation import check_vocabulary
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.prepared import case_paths, load_case, save_case, training_folder, validation_folder
-
-
-def check_folder(folder: Path, anatomy: Anatomy) -> None:
-    """SourceError when a prepared folder has other classes or organs than the anatomy."""
-    table = folder / FILE_NAME
-    if table.exists() and vocabulary(read_anatomy(table)) != vocabulary(anatomy):
-        raise SourceError(f"{folder} was prepared with other classes or organs than the model's; prepare it again.")
 
 
 def one_a_patient_first(patients: list[str], num: int) -> list[int]:
@@ -58,7 +51,7 @@ def real_set(folder: Path, anatomy: Anatomy, num: int) -> RealSet:
 
     SourceError when the folder does not fit the anatomy or holds fewer than two patients with a CT.
     """
-    check_folder(folder, anatomy)
+    check_vocabulary(folder, anatomy)
     held = validation_folder(folder)
     loaded = tqdm(case_paths(held or training_folder(folder)), desc="reading", disable=None)
     cases = [c for c in map(load_case, loaded) if c.ct_hu is not None]

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from benchmarks.record import save
 from guidegen_data.cleanup import clean_up
 from guidegen_data.cli.memory import keep_freed_memory
-from guidegen_data.grounding import forbidden_classes, size_lean
 from guidegen_data.lesions import find_lesions
 from guidegen_data.metrics.consistency import judge_lesion
 from guidegen_data.metrics.plausibility import population, summary
@@ -45,19 +44,18 @@ def main() -> None:
     asked = [
         sample_findings(np.random.default_rng([args.seed, i]), anatomy, "coverage", i * 7) for i in range(args.num)
     ]
-    width, rows = pipe.mask_sampler.config.shape[0], {}
+    rows = {}
     for steps in args.steps:
         made, verdicts, began = [], [], time.process_time()
         for start in tqdm(range(0, args.num, _BATCH), desc=f"{steps} steps", disable=None):
             block = asked[start : start + _BATCH]
             seeds = [args.seed * 100_000 + start + b for b in range(len(block))]
             masks = pipe.sample_masks(
-                pipe.condition(block),
+                pipe.condition(block, seeds),
                 [torch.Generator().manual_seed(s) for s in seeds],
                 steps,
-                forbidden=torch.from_numpy(np.stack([forbidden_classes(f, width) for f in block])),
-                lean=torch.from_numpy(np.stack([size_lean(f, width, pipe.config.size_strength) for f in block])),
                 place=pipe.placer(block, seeds),
+                **pipe.constraints(block),
             )
             made += [clean_up(m.cpu().numpy(), f, spacing)[0] for m, f in zip(masks, block, strict=True)]
         seconds = (time.process_time() - began) / args.num

@@ -26,13 +26,14 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from benchmarks.features import FeatureNetwork, network, slice_maps, vectors
-from benchmarks.fidelity_cases import check_folder, generated, one_a_patient_first
+from benchmarks.fidelity_cases import generated, one_a_patient_first
 from benchmarks.fidelity_ruler import Store
 from benchmarks.memorisation_sheet import closest_pairs_sheet
 from benchmarks.record import RESULTS, save
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.errors import SourceError
+from guidegen_data.metrics.evaluation import check_vocabulary
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
@@ -196,7 +197,7 @@ def main() -> None:
     if args.quick:
         args.num, args.name = min(args.num, 6), f"{args.name}_quick"
     pipe, net = GuideGenPipeline.from_pretrained(args.model), network(args.features)
-    check_folder(args.prepared, pipe.anatomy)
+    check_vocabulary(args.prepared, pipe.anatomy)
     paths = case_paths(training_folder(args.prepared))
     paths = paths[:: max(1, len(paths) // 60)] if args.quick else paths
     store, anatomy = Store(args.work / "features"), pipe.anatomy

@@ -40,9 +40,14 @@ def clean_up(
             specks[box] |= gone
             lost[c.name] = int(gone.sum())
     if specks.any():
-        nearest = ndimage.distance_transform_edt(specks, return_distances=False, return_indices=True)
-        label_map = label_map[tuple(nearest)]
+        label_map = nearest_kept(label_map, specks)
     return label_map, lost
+
+
+def nearest_kept(label_map: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """The label map with every voxel of `gone` made the class of the nearest voxel that is not; both (X, Y, Z)."""
+    nearest = ndimage.distance_transform_edt(gone, return_distances=False, return_indices=True)
+    return label_map[tuple(nearest)]
 
 
 def _is_speck(sizes: np.ndarray, c: OrganClass, findings: Findings, limit: float) -> np.ndarray:

@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from guidegen_data.anatomy import Anatomy
+from guidegen_data.cleanup import nearest_kept
 from guidegen_data.lesions import (
     MIN_LESION_VOXELS,
     find_lesions,
@@ -36,6 +37,14 @@ _PUSHED_MM = 40.0
 _MAX_PUSH = 5.0
 #: Organs of a smaller largest volume may be swallowed by a lesion.
 _THIN_ML = 50.0
+
+
+def expected_classes(findings: Findings) -> list[int]:
+    """Ids of the classes of all organs that a scan of this region shows and nobody said to be absent."""
+    anatomy = findings.anatomy
+    present = anatomy.region_organs.get(findings.region, frozenset())
+    present -= {organ for organ, status in findings.organs.items() if status == "absent"}
+    return sorted({anatomy.ids[organ.class_name] for organ in anatomy.organs if organ.name in present})
 
 
 def forbidden_classes(findings: Findings, width: int) -> np.ndarray:
@@ -192,9 +201,8 @@ def _give_back(label_map: np.ndarray, strays: list[np.ndarray], anatomy: Anatomy
     """The map with stray lesions made the class of the nearest voxel that is no lesion."""
     if not strays:
         return label_map
-    lesions = label_map == anatomy.lesion_id
-    nearest = ndimage.distance_transform_edt(lesions, return_distances=False, return_indices=True)
-    return np.where(np.logical_or.reduce(strays), label_map[tuple(nearest)], label_map)
+    without = nearest_kept(label_map, label_map == anatomy.lesion_id)
+    return np.where(np.logical_or.reduce(strays), without, label_map)
 
 
 def _fitting_lesion(

@@ -11,6 +11,7 @@ from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
 from guidegen_data.anatomy import Anatomy, FindingOrgan
+from guidegen_data.cleanup import nearest_kept
 from guidegen_data.errors import AnatomyError
 from guidegen_data.reports.findings import Lesion
 from guidegen_data.sites import site_mask, site_of
@@ -41,10 +42,9 @@ def find_lesions(label_map: np.ndarray, anatomy: Anatomy, spacing_mm: tuple[floa
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     sizes[0] = 0
     order = [k for k in np.argsort(-sizes, kind="stable") if sizes[k] >= MIN_LESION_VOXELS]
-    rest = np.isin(pieces, order[MAX_PLACED:])
-    if rest.any():
-        nearest = ndimage.distance_transform_edt(rest, return_distances=False, return_indices=True)
-        label_map = label_map[tuple(nearest)]
+    rest = np.isin(pieces, order[MAX_PLACED:]) if len(order) > MAX_PLACED else None
+    if rest is not None:
+        label_map = nearest_kept(label_map, rest)
     found = []
     for k in order[:MAX_PLACED]:
         mask = pieces == k
@@ -53,7 +53,7 @@ def find_lesions(label_map: np.ndarray, anatomy: Anatomy, spacing_mm: tuple[floa
         except AnatomyError:  # no organ that may hold a lesion is in the map
             organ, site = "", ""
         found.append(FoundLesion(organ, site, lesion_size_mm(mask, spacing_mm, anatomy), mask))
-    if rest.any():
+    if rest is not None:
         found.append(FoundLesion("", "", lesion_size_mm(rest, spacing_mm, anatomy), rest))
     return found
 

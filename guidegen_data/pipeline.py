@@ -16,7 +16,7 @@ from guidegen_data.case import Case, Draft, centred_affine
 from guidegen_data.cleanup import clean_up
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError
-from guidegen_data.grounding import forbidden_classes, settle_lesions, size_lean
+from guidegen_data.grounding import settle_lesions
 from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.folder import fingerprint_of, model_folder
@@ -49,6 +49,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         anchor_time: float = 0.9,
         anchor_strength: float = 1.3,
         size_strength: float = 0.6,
+        layout_width: float = 0.9,
         volume_ratio: Sequence[float] | None = None,
         delay_ct: int | None = None,
         noise_hu: tuple[float, float] = (3.0, 12.0),
@@ -71,6 +72,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             anchor_time=anchor_time,
             anchor_strength=anchor_strength,
             size_strength=size_strength,
+            layout_width=layout_width,
             volume_ratio=None if volume_ratio is None else list(volume_ratio),
             delay_ct=delay_ct,
             noise_hu=tuple(noise_hu),
@@ -190,17 +192,16 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         away, lesions that are still missing at their sites are added and others given back; the second item counts the
         last three.
         """
-        anatomy, width = self.anatomy, self.mask_sampler.config.shape[0]
+        anatomy = self.anatomy
         placer = self.placer(findings, seeds)
         masks = self.sample_masks(
-            self.condition(findings),
+            self.condition(findings, seeds),
             generators,
             num_steps,
             guidance,
-            forbidden=torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings])),
-            lean=torch.from_numpy(np.stack([size_lean(f, width, self.config.size_strength) for f in findings])),
             known=known,
             place=placer,
+            **self.constraints(findings),
         )
         spacing, held = anatomy.spacing_mm, []
         for b, (mask, asked, seed) in enumerate(zip(masks, findings, seeds, strict=True)):

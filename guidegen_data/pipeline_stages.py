@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidegen_data.anatomy import Anatomy, anatomy_named
-from guidegen_data.grounding import LesionPlacer, mask_prompt
+from guidegen_data.grounding import LesionPlacer, expected_classes, forbidden_classes, mask_prompt, size_lean
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.mask_sampler import MaskCondition
 from guidegen_data.models.noise_style import NoiseStyle, draw_style, with_noise
@@ -19,6 +19,9 @@ from guidegen_data.models.sampling_ct import sample_cts
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_values
 from guidegen_data.reports.findings import Findings
+
+#: Sets the random numbers of layouts apart from those of the label maps with the same seed.
+_LAYOUTS = 0x1A70
 
 
 class StageSampling:
@@ -48,13 +51,35 @@ class StageSampling:
         config = self.config
         return LesionPlacer(findings, seeds, self.anatomy.field_mm, config.anchor_time, config.anchor_strength)
 
-    def condition(self, findings: Sequence[Findings]) -> MaskCondition:
-        """What stage 1 is told of each case, without lesion anchors: those are placed while sampling."""
+    def condition(self, findings: Sequence[Findings], seeds: Sequence[int] | None = None) -> MaskCondition:
+        """What stage 1 is told of each case, without lesion anchors: those are placed while sampling.
+
+        With seeds, one a case, a model that knows layouts draws one for each; without, it is told none.
+        """
         tokens = self.encode([mask_prompt(f) for f in findings])
         names = self.mask_sampler.config.fields
         fields = torch.from_numpy(np.stack([field_values(f, names) for f in findings]))
         anchors = torch.zeros(len(findings), *self.mask_sampler.config.shape)
-        return MaskCondition(tokens, fields.to(tokens.device), anchors.to(tokens.device))
+        layout = None if seeds is None else self._layouts(findings, fields.to(tokens.device), seeds)
+        return MaskCondition(tokens, fields.to(tokens.device), anchors.to(tokens.device), layout)
+
+    def _layouts(self, findings: Sequence[Findings], fields: Tensor, seeds: Sequence[int]) -> Tensor | None:
+        if self.mask_sampler.layout is None:
+            return None
+        wanted = torch.zeros(len(findings), self.anatomy.num_classes, dtype=torch.bool)
+        for b, asked in enumerate(findings):
+            wanted[b, expected_classes(asked)] = True
+        # Streams of their own: the label maps of models without layouts draw what they always drew.
+        generators = [torch.Generator().manual_seed((int(s) + _LAYOUTS) % 2**63) for s in seeds]
+        return self.mask_sampler.layout.draw(fields, wanted.to(fields.device), generators, self.config.layout_width)
+
+    def constraints(self, findings: Sequence[Findings]) -> dict[str, Tensor]:
+        """What holds `sample_masks` to findings: `forbidden` and `lean`, each (B, K, X) on the sampler's grid."""
+        width, strength = self.mask_sampler.config.shape[0], self.config.size_strength
+        return {
+            "forbidden": torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings])),
+            "lean": torch.from_numpy(np.stack([size_lean(f, width, strength) for f in findings])),
+        }
 
     def sample_masks(
         self,

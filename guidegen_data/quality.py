@@ -37,10 +37,9 @@ def verdict(case: Case) -> dict[str, Any]:
 
     Checks the label ids, the volume of lesions, organs said to be absent, organs that the region should show, volumes
     and components of each organ, their mean HU, the share of the field that is body, and that the CT changes where the
-    labels do. Where the provenance tells what
-    was done to the label map after it was drawn: specks given away, lesions added by rule, and that every lesion asked
-    for is at its site and no other is there. Lower bounds of volume are not checked, because the field may cut any
-    organ.
+    labels do. Where the provenance tells what was done to the label map after it was drawn: specks given away, lesions
+    added by rule, and that every lesion asked for is at its site and no other is there. Lower bounds of volume are not
+    checked, because the field may cut any organ.
     """
     return _passed([*_check_label_map(case), *_check_body(case), *_check_hu(case), *_check_adherence(case)])
 

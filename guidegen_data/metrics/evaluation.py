@@ -38,14 +38,19 @@ class RealCases:
     training: list[TrainingCase]
 
 
+def check_vocabulary(folder: Path, anatomy: Anatomy) -> None:
+    """SourceError when a prepared folder has other classes or organs than the anatomy."""
+    table = folder / FILE_NAME
+    if table.exists() and vocabulary(read_anatomy(table)) != vocabulary(anatomy):
+        raise SourceError(f"{folder} was prepared with other classes or organs than the model's; prepare it again.")
+
+
 def real_cases(folder: Path, anatomy: Anatomy, num: int) -> RealCases:
     """Up to `num` cases with CTs, spread over the validation cases of a prepared folder (the training ones if none).
 
     SourceError when the folder has other classes or another grid than the anatomy, or fewer than two cases with a CT.
     """
-    table = folder / FILE_NAME
-    if table.exists() and vocabulary(read_anatomy(table)) != vocabulary(anatomy):
-        raise SourceError(f"{folder} was prepared with other classes or organs than the model's; prepare it again.")
+    check_vocabulary(folder, anatomy)
     held = validation_folder(folder)
     paths = case_paths(held or training_folder(folder))
     cases: list[TrainingCase] = []

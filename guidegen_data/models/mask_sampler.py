@@ -11,37 +11,53 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from guidegen_data.diffusion.categorical import CategoricalProcess
+from guidegen_data.models.layout import LayoutPrior, LayoutSpace, block_fractions
 from guidegen_data.models.unet3d import TextPool, UNet3d, patch_coordinates, sinusoid
 
 #: Lesions fill a voxel in three thousand, and most of the voxels of an anchor: the log-odds between the two.
 _ANCHOR_GAIN = 8.0
 
+#: Voxels along an edge of the blocks that layouts are made of.
+_BLOCK = 4
+
+#: Layouts drawn for a case, and the share of its mean volume that every wanted class shall have in the one taken.
+_CANDIDATES, _ROOM = 8, 0.5
+
 
 @dataclass(frozen=True)
 class MaskCondition:
-    """What stage 1 is told: report tokens (B, L, D), findings as numbers (B, F), lesion anchors (B, X, Y, Z) in [0, 1].
+    """What stage 1 is told: report tokens (B, L, D), findings as numbers (B, F), lesion anchors (B, X, Y, Z) in [0, 1],
+    and layouts (B, C), each followed by a 1.
 
-    An anchor is a soft ball where a lesion shall lie. Zeros everywhere mean that nothing is known.
+    An anchor is a soft ball where a lesion shall lie. Zeros everywhere, and no layout, mean that nothing is known.
     """
 
     tokens: Tensor
     fields: Tensor
     anchors: Tensor
+    layout: Tensor | None = None
 
-    def masked(self, keep_tokens: Tensor, keep_fields: Tensor, keep_anchors: Tensor) -> MaskCondition:
+    def masked(
+        self, keep_tokens: Tensor, keep_fields: Tensor, keep_anchors: Tensor, keep_layout: Tensor | None = None
+    ) -> MaskCondition:
         """The condition with what is not kept, each (B,) of 0 and 1, made unknown."""
+        layout = self.layout
+        if layout is not None and keep_layout is not None:
+            layout = layout * keep_layout.view(-1, 1)
         return MaskCondition(
             self.tokens * keep_tokens.view(-1, 1, 1),
             self.fields * keep_fields.view(-1, 1),
             self.anchors * keep_anchors.view(-1, 1, 1, 1),
+            layout,
         )
 
     def beside_unknown(self) -> MaskCondition:
-        """(2 B): the condition, then the same anchors with nothing told: the two halves of guidance."""
+        """(2 B): the condition, then the same anchors and layouts with nothing told: the two halves of guidance."""
         return MaskCondition(
             torch.cat([self.tokens, torch.zeros_like(self.tokens)]),
             torch.cat([self.fields, torch.zeros_like(self.fields)]),
             torch.cat([self.anchors, self.anchors]),
+            None if self.layout is None else torch.cat([self.layout, self.layout]),
         )
 
 
@@ -52,6 +68,9 @@ class MaskSampler(ModelMixin, ConfigMixin):
     of a voxel itself says about its x_0 is known exactly, log q(x_t | x_0); it is added to the logits, so the network
     learns only what the surroundings and the report say. `fields` names the facts of `MaskCondition.fields`. Lesions
     are the last class; an anchor raises its logit where the anchor lies, and the network learns the shape.
+
+    With `layout_size` > 0 it is also told a layout (see `models.layout`), as the blurred anatomy that it stands for,
+    and can draw one for its fields. `fine_channels` > 0 adds a last part that sees single voxels, not folded ones.
     """
 
     @register_to_config
@@ -63,6 +82,9 @@ class MaskSampler(ModelMixin, ConfigMixin):
         token_size: int = 384,
         vector_size: int = 192,
         fields: tuple[str, ...] = (),
+        layout_size: int = 0,
+        layout_components: int = 8,
+        fine_channels: int = 0,
     ) -> None:
         super().__init__()
         self.text_pool = TextPool(token_size, vector_size)
@@ -72,6 +94,14 @@ class MaskSampler(ModelMixin, ConfigMixin):
         self.anchor_gain = nn.Linear(1, 1, bias=False)
         nn.init.constant_(self.anchor_gain.weight, _ANCHOR_GAIN)
         self.num_classes = num_classes
+        self.layout: LayoutInput | None = None
+        if layout_size:
+            grid = tuple(n // _BLOCK for n in shape)
+            facts = [not name.startswith("lesion=") for name in fields]
+            self.layout = LayoutInput(
+                layout_size, num_classes, grid, facts, layout_components, channels[0], vector_size
+            )
+        self.fine = FineHead(num_classes, channels[0], fine_channels, vector_size) if fine_channels else None
 
     def forward(self, x_t: Tensor, t: Tensor, abar_t: Tensor, condition: MaskCondition) -> Tensor:
         """Logits (B, K, X, Y, Z) float32. x_t (B, X, Y, Z) int64, t (B,) in [0, 1], abar_t (B,)."""
@@ -81,8 +111,15 @@ class MaskSampler(ModelMixin, ConfigMixin):
         labels = fold_one_hot(x_t, self.num_classes, like.dtype)
         anchors = fold(condition.anchors.unsqueeze(1).to(like))
         where = patch_coordinates(tuple(labels.shape[2:]), labels).expand(len(labels), -1, -1, -1, -1)
-        features = torch.cat([labels, anchors, where], dim=1)
-        logits = unfold(self.unet(features, vector, condition.tokens.to(like)).float()) + self._evidence(x_t, abar_t)
+        features, beside = torch.cat([labels, anchors, where], dim=1), None
+        if self.layout is not None and condition.layout is not None:
+            beside, moved = self.layout(condition.layout.to(like), tuple(labels.shape[2:]))
+            vector = vector + moved
+        features, coarse = self.unet(features, vector, condition.tokens.to(like), beside)
+        logits = unfold(coarse)
+        if self.fine is not None:
+            logits = logits + self.fine(features, labels, vector)
+        logits = logits.float() + self._evidence(x_t, abar_t)
         logits[:, -1] += condition.anchors.to(logits) * self.anchor_gain.weight.float()
         return logits
 
@@ -93,6 +130,74 @@ class MaskSampler(ModelMixin, ConfigMixin):
         zeros = torch.zeros(len(x_t), self.num_classes, *x_t.shape[1:], device=x_t.device)
         value = gain.view(-1, 1, 1, 1, 1).expand(-1, 1, *x_t.shape[1:])
         return zeros.scatter_(1, x_t.unsqueeze(1), value)
+
+
+class LayoutInput(nn.Module):
+    """Layouts as stage 1 takes them in: the fractions that they stand for on its grid, and a move of its vector."""
+
+    def __init__(
+        self,
+        size: int,
+        num_classes: int,
+        grid: tuple[int, ...],
+        facts: list[bool],
+        num_components: int,
+        channels: int,
+        vector_size: int,
+    ) -> None:
+        super().__init__()
+        self.space = LayoutSpace(size, num_classes, (grid[0], grid[1], grid[2]))
+        self.prior = LayoutPrior(size, sum(facts), num_components)
+        self.facts = facts
+        self.planes = nn.Conv3d(num_classes + 1, channels, 1, bias=False)
+        self.move = nn.Linear(size + 1, vector_size, bias=False)
+        nn.init.zeros_(self.planes.weight)
+        nn.init.zeros_(self.move.weight)
+
+    def forward(self, layout: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """(B, channels, *shape) and (B, vector_size) of layouts (B, size + 1)."""
+        told = layout[:, -1].view(-1, 1, 1, 1, 1)
+        blurred = torch.cat([self.space.expand(layout[:, :-1]) * told, told.expand(-1, -1, *self.space.grid)], dim=1)
+        return F.interpolate(self.planes(blurred), size=shape, mode="trilinear"), self.move(layout)
+
+    def draw(self, fields: Tensor, wanted: Tensor, generators: list[torch.Generator], width: float) -> Tensor:
+        """Layouts (B, size + 1) for fields (B, F), case b from generators[b] alone.
+
+        Of a few that are drawn, the first one with room for the classes `wanted` (B, K) bool is taken: half their mean
+        volume each. Where none has it, the one with most room for the least of them.
+        """
+        usual = self.space.mean.float().flatten(1).mean(dim=1)
+        chosen = []
+        for told, classes, generator in zip(fields, wanted, generators, strict=True):
+            layouts = self.prior.draw(told[self.facts], _CANDIDATES, generator, width).to(fields.device)
+            room = self.space.expand(layouts).float().clamp(min=0).flatten(2).mean(dim=2) / usual.clamp(min=1e-9)
+            least = room.masked_fill(~classes, 1.0).amin(dim=1).clamp(max=_ROOM)
+            chosen.append(layouts[int(least.argmax())])
+        return F.pad(torch.stack(chosen), (0, 1), value=1.0)
+
+    def known(self, labels: Tensor) -> Tensor:
+        """Layouts (B, size + 1) of label maps (B, X, Y, Z) without lesions."""
+        fractions = block_fractions(labels, self.space.num_classes, self.space.grid)
+        return F.pad(self.space.project(fractions), (0, 1), value=1.0)
+
+
+class FineHead(nn.Module):
+    """Logits that single voxels and their neighbours add to the U-Net's, which sees cubes of eight."""
+
+    def __init__(self, num_classes: int, channels: int, width: int, vector_size: int) -> None:
+        super().__init__()
+        self.inlet = nn.Conv3d(channels + 8 * num_classes, 8 * width, 1)
+        self.modulate = nn.Linear(vector_size, 2 * width)
+        self.conv = nn.Conv3d(width, width, 3, padding=1)
+        self.outlet = nn.Conv3d(width, num_classes, 1)
+        nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)
+
+    def forward(self, features: Tensor, labels: Tensor, vector: Tensor) -> Tensor:
+        """(B, K, X, Y, Z) of the U-Net's features and the folded noisy labels, both at half size, and the vector."""
+        h = self.conv(F.silu(unfold(self.inlet(torch.cat([features, labels], dim=1)))))
+        scale, shift = self.modulate(vector).unflatten(1, (2, -1))[..., None, None, None].unbind(1)
+        return self.outlet(F.silu(h * (1 + scale) + shift))
 
 
 def fold_one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
@@ -131,7 +236,7 @@ def mask_loss(
     Rare classes count more: the weights enter the loss and, as log-weights, the logits, so that the bare logits stay
     calibrated and sampling needs no correction. A `drop` share of the cases is told nothing (guidance), another has its
     numbers hidden and must read the text, and anchors are hidden from a third: those of early, noisy times often,
-    because sampling knows no places yet there.
+    because sampling knows no places yet there. Layouts are hidden from a `drop` share.
     """
     batch = len(labels)
     t = torch.randint(1, process.num_timesteps + 1, (batch,), generator=generator)
@@ -140,7 +245,10 @@ def mask_loss(
     chance = torch.rand(3, batch, generator=generator).to(labels.device)
     told = (chance[0] >= drop).float()
     anchored = chance[2] >= torch.where(time > 0.6, 0.5, drop)
-    seen = condition.masked(told, told * (chance[1] >= 1.5 * drop), anchored.float())
+    laid = None
+    if condition.layout is not None:
+        laid = (torch.rand(batch, generator=generator).to(labels.device) >= drop).float()
+    seen = condition.masked(told, told * (chance[1] >= 1.5 * drop), anchored.float(), laid)
     logits = model(x_t, time, process.abar.float()[t].to(labels.device), seen)
     adjusted = logits + class_weight.log().view(1, -1, 1, 1, 1)
     per_voxel = F.cross_entropy(adjusted, labels.long(), weight=class_weight, reduction="none")

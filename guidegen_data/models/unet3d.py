@@ -82,7 +82,8 @@ class TextAttention3d(nn.Module):
 
 
 class UNet3d(nn.Module):
-    """(B, C_in, X, Y, Z) -> (B, C_out, X, Y, Z), steered by a vector (B, V) everywhere and tokens at the bottom.
+    """(B, C_in, X, Y, Z) -> features (B, C, X, Y, Z) and (B, C_out, X, Y, Z), steered by a vector (B, V) everywhere and
+    tokens at the bottom. What is given `beside` the input, (B, C, X, Y, Z), is added after the first layer.
 
     `channels` are the widths at full, half and quarter size; skips are added, not concatenated, which halves the work
     of the way up.
@@ -102,8 +103,8 @@ class UNet3d(nn.Module):
         self.up = nn.ModuleList(ResBlock3d(c, vector_size) for c in channels[:-1])
         self.outlet = nn.Sequential(nn.GroupNorm(8, channels[0]), nn.SiLU(), nn.Conv3d(channels[0], out_channels, 1))
 
-    def forward(self, x: Tensor, vector: Tensor, tokens: Tensor) -> Tensor:
-        h = self.inlet(x)
+    def forward(self, x: Tensor, vector: Tensor, tokens: Tensor, beside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.inlet(x) if beside is None else self.inlet(x) + beside
         skips = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
             h = block(h, vector)
@@ -113,7 +114,7 @@ class UNet3d(nn.Module):
             h = attention(block(h, vector), tokens)
         for block, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
             h = block(grow(h) + skips.pop(), vector)
-        return self.outlet(h)
+        return h, self.outlet(h)
 
 
 def patch_coordinates(shape: tuple[int, int, int], like: Tensor) -> Tensor:

@@ -28,7 +28,10 @@ _OF_THE_TABLE = {"num_classes", "fields"}
 
 
 def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of the network: those of the model it starts from, else the recipe's. ModelError for a missing model."""
+    """Sizes of the network: those of the model it starts from, else the recipe's. ModelError for a missing model.
+
+    What the model does not name, because it was made before there was such a size, is the recipe's.
+    """
     if model is None:
         return dict(recipe)
     folder = model_folder(model)
@@ -37,7 +40,7 @@ def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any])
     except (OSError, ValueError) as error:
         raise ModelError(f"model {model!r} has no readable {part.value}/config.json; copy its folder again.") from error
     kept = {k: v for k, v in config.items() if not k.startswith("_") and k not in _OF_THE_TABLE}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+    return {**recipe, **{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}}
 
 
 def start_from(network: nn.Module, model: str | None, part: Initial) -> None:

@@ -14,10 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from guidegen_data.anatomy import PHASES, Anatomy
+from guidegen_data.cleanup import nearest_kept
 from guidegen_data.errors import ModelError
 from guidegen_data.lesions import MIN_LESION_VOXELS, lesion_size_mm
 from guidegen_data.models.anchors import anchor_balls
-from guidegen_data.models.mask_sampler import MaskCondition
+from guidegen_data.models.layout import block_fractions
+from guidegen_data.models.mask_sampler import LayoutInput, MaskCondition, MaskSampler
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names, field_values
 from guidegen_data.reports.findings import MAX_LESIONS, SEXES, Findings
@@ -25,6 +27,9 @@ from guidegen_data.sources.prepared import case_paths, load_case, write_text
 
 #: Classes that would vanish when two voxels become one: they win a coarse voxel with a smaller share.
 _FINE_WEIGHT = {"tumour": 1.5, "adrenal gland": 2.0, "portal and splenic vein": 1.7, "esophagus": 1.5, "rib": 1.5}
+
+#: Layouts are told with this error, in standard deviations: those that are drawn fit no patient exactly.
+_LAYOUT_NOISE = 0.2
 
 _VOLUME_RATIO = "volume_ratio.json"
 
@@ -71,7 +76,8 @@ def lesion_places(label_map: np.ndarray, anatomy: Anatomy, factor: int) -> np.nd
 class MaskData:
     """Label maps (N, X, Y, Z) uint8, their lesions' places (N, M, 4), and for V versions of each what is told of it:
     tokens (N, V, L, D) float16 and fields (N, V, F) float32. `volume_ratio` (K,) is the volume of a class in the fine
-    maps over its volume in the coarse ones, 1 where it has none: see `upsample_keeping_volumes`."""
+    maps over its volume in the coarse ones, 1 where it has none: see `upsample_keeping_volumes`. `healthy` (N, X, Y, Z)
+    are the label maps with every lesion voxel given to its neighbours: layouts are made of those."""
 
     labels: Tensor
     places: Tensor
@@ -79,11 +85,13 @@ class MaskData:
     fields: Tensor
     volume_ratio: Tensor
     num_classes: int
+    healthy: Tensor
 
     def to(self, device: torch.device) -> MaskData:
         """The same data on a device, from where it is drawn."""
         labels, places, tokens, fields = (t.to(device) for t in (self.labels, self.places, self.tokens, self.fields))
-        return MaskData(labels, places, tokens, fields, self.volume_ratio, self.num_classes)
+        healthy = self.healthy.to(device)
+        return MaskData(labels, places, tokens, fields, self.volume_ratio, self.num_classes, healthy)
 
     def class_weight(self) -> Tensor:
         """(K,) loss weights: inverse frequency to the power 0.75, between 0.3 and 60.
@@ -95,10 +103,13 @@ class MaskData:
         frequency = (counts / counts.sum()).clamp(min=1e-7)
         return (1 / (frequency * self.num_classes)).pow(0.75).clamp(0.3, 60).float()
 
-    def batch(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, MaskCondition]:
+    def batch(
+        self, batch_size: int, generator: torch.Generator, layouts: LayoutInput | None = None
+    ) -> tuple[Tensor, MaskCondition]:
         """Label maps (B, X, Y, Z) int64, moved up to two voxels sideways, and what is told of them.
 
-        Anchors are moved and resized a little against the lesions they stand for: a request is never exact.
+        Anchors are moved and resized a little against the lesions they stand for, and so are layouts: a request is
+        never exact.
         """
         which = torch.randint(len(self.labels), (batch_size,), generator=generator)
         version = torch.randint(self.tokens.shape[1], (batch_size,), generator=generator)
@@ -108,9 +119,11 @@ class MaskData:
         moved[..., :2] += shift[:, None]
         resized = 1 + 0.1 * (2 * torch.rand(batch_size, num_places, generator=generator) - 1)
         device = self.labels.device
-        labels = torch.stack(
-            [self.labels[i].roll(tuple(s.tolist()), dims=(0, 1)) for i, s in zip(which, shift, strict=True)]
-        )
+        labels = _moved(self.labels, which, shift)
+        layout = None
+        if layouts is not None:
+            layout = layouts.known(_moved(self.healthy, which, shift))
+            layout[:, :-1] += _LAYOUT_NOISE * torch.randn(layout[:, :-1].shape, generator=generator).to(device)
         places = self.places[which.to(device)].clone()
         places[..., :3] += moved.to(device)
         places[..., 3] *= resized.to(device)
@@ -119,8 +132,30 @@ class MaskData:
             self.tokens[which, version].float(),
             self.fields[which, version],
             anchor_balls(places, tuple(labels.shape[1:])),
+            layout,
         )
         return labels.long(), told
+
+
+def _moved(labels: Tensor, which: Tensor, shift: Tensor) -> Tensor:
+    """Some of the label maps, each moved by its own shift (2,) in x and y."""
+    return torch.stack([labels[i].roll(tuple(s.tolist()), dims=(0, 1)) for i, s in zip(which, shift, strict=True)])
+
+
+def fit_layouts(network: MaskSampler, data: MaskData) -> None:
+    """Layouts and their prior, where a network has them, learned from training data.
+
+    The components of a network that has some already are kept: its weights know them.
+    """
+    if network.layout is None:
+        return
+    if not network.layout.space.basis.any():
+        grid, kinds = network.layout.space.grid, network.num_classes
+        network.layout.space.fit(torch.cat([block_fractions(m[None], kinds, grid) for m in data.healthy.cpu()]))
+    layouts = torch.cat([network.layout.known(m[None].cpu())[:, :-1] for m in data.healthy])
+    versions = data.fields.shape[1]
+    facts = data.fields.cpu()[:, :, network.layout.facts].flatten(0, 1)
+    network.layout.prior.fit(layouts.repeat_interleave(versions, dim=0), facts)
 
 
 def load_mask_data(
@@ -143,7 +178,9 @@ def load_mask_data(
         part = cache.with_suffix(".part")
         torch.save(held, part)
         os.replace(part, cache)
-    return MaskData(**torch.load(cache, weights_only=True), num_classes=anatomy.num_classes)
+    held = torch.load(cache, weights_only=True)
+    healthy = [nearest_kept(m, m == anatomy.lesion_id) for m in held["labels"].numpy()]
+    return MaskData(**held, num_classes=anatomy.num_classes, healthy=torch.from_numpy(np.stack(healthy)))
 
 
 def write_volume_ratio(ratio: Tensor, run_dir: Path) -> None:

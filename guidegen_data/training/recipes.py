@@ -41,7 +41,17 @@ def _tiny() -> Recipe:
         "tiny",
         "a minute on a laptop: proves that the chain runs, makes nothing useful",
         StageRecipe({"latent_channels": 4, "block_out_channels": (8, 16)}, fit),
-        StageRecipe({"channels": (8, 16, 32), "vector_size": 32, "shape": (32, 32, 32)}, fit),
+        StageRecipe(
+            {
+                "channels": (8, 16, 32),
+                "vector_size": 32,
+                "shape": (32, 32, 32),
+                "layout_size": 4,
+                "layout_components": 2,
+                "fine_channels": 4,
+            },
+            fit,
+        ),
         StageRecipe({"latent_channels": 4, "channels": (16, 32, 32), "vector_size": 32}, fit),
     )
 
@@ -55,7 +65,7 @@ def _small() -> Recipe:
             FitConfig(num_steps=3500, batch_size=16, learning_rate=1.5e-3, save_every=100),
         ),
         StageRecipe(
-            {"channels": (32, 64, 160)},
+            {"channels": (32, 64, 160), "layout_size": 32, "fine_channels": 16},
             FitConfig(num_steps=6000, batch_size=2, learning_rate=8e-4, ema_decay=0.998, save_every=100),
         ),
         StageRecipe(
@@ -74,7 +84,7 @@ def _base() -> Recipe:
             FitConfig(num_steps=40000, batch_size=32, learning_rate=5e-4, ema_decay=0.999, save_every=1000),
         ),
         StageRecipe(
-            {"channels": (64, 160, 320), "vector_size": 384},
+            {"channels": (64, 160, 320), "vector_size": 384, "layout_size": 48, "fine_channels": 24},
             FitConfig(num_steps=100000, batch_size=8, learning_rate=4e-4, ema_decay=0.9995, save_every=1000),
         ),
         StageRecipe(
@@ -94,7 +104,7 @@ def _paper() -> Recipe:
             FitConfig(num_steps=200000, batch_size=32, learning_rate=2e-4, ema_decay=0.9999, save_every=2000),
         ),
         StageRecipe(
-            {"channels": (96, 224, 448), "vector_size": 512},
+            {"channels": (96, 224, 448), "vector_size": 512, "layout_size": 64, "fine_channels": 32},
             FitConfig(
                 num_steps=713000, batch_size=4, accumulate=2, learning_rate=1e-4, ema_decay=0.9999, save_every=2000
             ),

@@ -26,7 +26,7 @@ from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import FitConfig, Step, fit, step_generator
 from guidegen_data.training.initial import Initial, initial_network, start_from
 from guidegen_data.training.latents import LatentData, load_latent_data
-from guidegen_data.training.masks import MaskData, load_mask_data, write_volume_ratio
+from guidegen_data.training.masks import MaskData, fit_layouts, load_mask_data, write_volume_ratio
 from guidegen_data.training.parallel import Parallel, join
 from guidegen_data.training.recipes import StageRecipe
 from guidegen_data.training.sheets import autoencoder_sheet, mask_sheet, slice_sheet
@@ -114,17 +114,19 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
 
     def loss_on(data: MaskData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-            labels, condition = data.batch(fit_config.batch_size, generator)
+            labels, condition = data.batch(fit_config.batch_size, generator, layouts)
             return mask_loss(model, scheduler.process, labels, condition, weight, generator)
 
         return loss_of
 
     def sheet(model: nn.Module, path: Path) -> None:
-        real, condition = (apart or data).batch(4, step_generator(SHEET_SEED, 0))
+        real, condition = (apart or data).batch(4, step_generator(SHEET_SEED, 0), layouts)
         assert isinstance(condition, MaskCondition)
         mask_sheet(model, scheduler, real, condition, anatomy, path)
 
     start_from(model, setting.initial, Initial.MASKS)
+    fit_layouts(model, data)
+    layouts = copy.deepcopy(model.layout).to(device) if model.layout is not None else None
     yield from fit_stage(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
