@@ -33,7 +33,8 @@ def data_facts(folder: Path) -> dict[str, Any]:
 
 def write_about(run: Path, recipe: str, initial: str | None, data: Path, autoencoder: Path | None = None) -> None:
     """Notes in a run's folder what it is trained on, and how the autoencoder that stage 2 takes over went."""
-    about = {"recipe": recipe, "started_from": initial, **data_facts(data)}
+    # The name alone: a card is copied to others, and where a folder lay is nobody's business.
+    about = {"recipe": recipe, "started_from": initial and Path(initial).name, **data_facts(data)}
     if autoencoder is not None:
         about["autoencoder"] = run_facts(autoencoder)
     run.mkdir(parents=True, exist_ok=True)
