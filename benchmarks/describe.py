@@ -116,6 +116,33 @@ def maisi(figures: dict[str, Any]) -> Rows:
     ]
 
 
+def evaluation(figures: dict[str, Any]) -> Rows:
+    """A model's own table in few rows: is the target where it was asked for, HU, distance to real and to training."""
+    found, masks, near = figures["consistency"], figures["masks"], figures["nearest_training_dice"]
+    lesions, target = found["lesions"], figures["target"]
+    apart = ", ".join(f"{name} {row['difference']:+}" for name, row in figures["hu"].items())
+    far = figures["fidelity"]
+    return [
+        (
+            f"targets at the asked place / elsewhere / missing, first attempts (N = {lesions['N']})",
+            f"{lesions['acc']} / {lesions['err']} / {lesions['mis']}",
+        ),
+        ("targets on the asked side / at the asked level", f"{target['side']} / {target['level']}"),
+        (f"organ statuses as asked (N = {found['organ_statuses']['N']})", f"{found['organ_statuses']['found']}"),
+        (f"first attempts that pass the verdict (N = {figures['num_cases']})", f"{figures['passed_at_once']}"),
+        (
+            "label maps against real ones: error of volume / of roughness, mean |log2| over classes",
+            f"{masks['volume_log2_error']} / {masks['roughness_log2_error']}",
+        ),
+        ("median HU, generated minus real", apart),
+        (
+            "slice Frechet distance in its own autoencoder, generated to real / real to real",
+            f"{far['generated_to_real']} / {far['real_to_real']}",
+        ),
+        ("Dice to the nearest training map, median: generated / real", f"{near['generated']} / {near['real']}"),
+    ]
+
+
 def ct_quality(figures: dict[str, Any]) -> Rows:
     """HU and texture inside organs."""
     rows: Rows = []

@@ -74,21 +74,32 @@ def real_cases(folder: Path, anatomy: Anatomy, num: int) -> RealCases:
 def evaluate(
     pipe: GuideGenPipeline, real: RealCases, seed: int, done: Callable[[], object] = lambda: None
 ) -> dict[str, Any]:
-    """Figures of a model, JSON ready; one case is generated for the findings of each real one, first attempts all.
+    """Figures of a model, JSON ready: `figures_of` what `cases_for` generates."""
+    return {**figures_of(pipe, real, cases_for(pipe, real, seed, done)), "seed": seed}
 
-    Case i depends on (seed, i) alone; `done` is called after each.
+
+def cases_for(
+    pipe: GuideGenPipeline, real: RealCases, seed: int, done: Callable[[], object] = lambda: None
+) -> list[Case]:
+    """One case for the findings of each real one, first attempts all; case i depends on (seed, i) alone.
+
+    `done` is called after each.
     """
     made = []
     for i, case in enumerate(real.cases):
         made += pipe.generate([case.findings], [case.findings.prompt()], [f"case-{i}"], [seed * 100_000 + i])
         done()
+    return made
+
+
+def figures_of(pipe: GuideGenPipeline, real: RealCases, made: Sequence[Case]) -> dict[str, Any]:
+    """Figures of generated cases beside the real ones whose findings they were made for, JSON ready."""
     anatomy, spacing = pipe.anatomy, pipe.anatomy.spacing_mm
     maps = [population([c.label_map for c in cases], anatomy, spacing) for cases in (real.cases, made)]
     return {
         "model_sha256": pipe.fingerprint,
         "num_cases": len(made),
         "compared_with": real.split,
-        "seed": seed,
         "autoencoder_mae_hu": _autoencoder(pipe, real.cases),
         "masks": summary(*maps),
         "consistency": consistency(made, anatomy),
