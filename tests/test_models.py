@@ -186,14 +186,32 @@ def test_the_placer_is_asked_after_every_step_and_its_anchors_reach_the_network(
     assert not torch.equal(anchored, sampled(pipe, condition))
 
 
+def test_anchors_raise_the_lesion_class_of_the_table_wherever_it_stands() -> None:
+    torch.manual_seed(0)
+    sizes = {"shape": (16, 16, 16), "channels": (8, 16, 32), "vector_size": 16, "token_size": 8}
+    model = MaskSampler(num_classes=5, fields=("a",), lesion_class=2, **sizes)
+    torch.nn.init.zeros_(model.unet.outlet[2].weight)
+    anchors = torch.zeros(1, 16, 16, 16)
+    anchors[:, 4:8, 4:8, 4:8] = 1
+    x_t = torch.randint(5, (1, 16, 16, 16))
+    t, abar = torch.tensor([0.9]), torch.tensor([0.01])
+    nothing = MaskCondition(torch.zeros(1, 2, 8), torch.zeros(1, 1), torch.zeros(1, 16, 16, 16))
+    raised = model(x_t, t, abar, replace(nothing, anchors=anchors)) - model(x_t, t, abar, nothing)
+    gain = model.anchor_gain.weight.item()
+    assert gain > 1
+    torch.testing.assert_close(raised[:, 2], gain * anchors)
+    assert not raised[:, [0, 1, 3, 4]].any()
+    assert MaskSampler(num_classes=5, fields=("a",), **sizes).lesion_class == 4
+
+
 def test_an_imprinted_lesion_has_the_distribution_of_noisy_lesions_and_the_rest_is_kept() -> None:
     process = CategoricalProcess(cosine_abar(100), 5)
     x_s = torch.zeros(2, 40, 40, 40, dtype=torch.long)
     where = torch.zeros(2, 40, 40, 40, dtype=torch.bool)
     where[0, :20] = True
-    drawn = imprinted(x_s, where, process, 60, [torch.Generator().manual_seed(i) for i in range(2)])
+    drawn = imprinted(x_s, where, 3, process, 60, [torch.Generator().manual_seed(i) for i in range(2)])
     assert torch.equal(drawn[~where], x_s[~where])
-    expected = process.marginal(torch.eye(5)[4:].view(1, 5, 1), torch.tensor([60]))[0, :, 0]
+    expected = process.marginal(torch.eye(5)[3:4].view(1, 5, 1), torch.tensor([60]))[0, :, 0]
     torch.testing.assert_close(drawn[where].bincount(minlength=5) / where.sum(), expected, atol=0.01, rtol=0.05)
 
 

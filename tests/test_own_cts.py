@@ -1,5 +1,6 @@
 """The README's way from raw CTs to a model and shards of one's own, copied out of it and pasted into a shell."""
 
+import json
 import os
 import re
 import subprocess
@@ -52,5 +53,8 @@ def test_three_raw_patients_become_a_model_and_ten_shards(tmp_path) -> None:
     cases = GuideGenDataset(tmp_path / "my_shards")
     assert len(cases) == 10
     anatomy = read_anatomy(tmp_path / "my_model" / "anatomy.yaml")
+    # The lesion class of this table is not its last one.
+    network = json.loads((tmp_path / "my_model" / "mask_sampler" / "config.json").read_text())
+    assert network["lesion_class"] == anatomy.lesion_id == anatomy.num_classes - 3
     assert tuple(cases[9]["image"].shape) == tuple(cases[9]["label"].shape) == (1, *anatomy.shape)
     assert int(cases[9]["label"].max()) < anatomy.num_classes

@@ -25,7 +25,7 @@ def block_fractions(labels: Tensor, num_classes: int, grid: tuple[int, int, int]
 class LayoutSpace(nn.Module):
     """Principal components of class fractions; a layout (B, D) is in standard deviations of the training cases.
 
-    Lesions, the last class, are left out: they go where the findings say. All zeros until `fit`.
+    Lesions are no part of it: they go where the findings say. All zeros until `fit`.
     """
 
     mean: Tensor

@@ -67,7 +67,8 @@ class MaskSampler(ModelMixin, ConfigMixin):
     Voxels are folded 2 x 2 x 2 into channels first, so the U-Net works at an eighth of the voxels. What the noisy label
     of a voxel itself says about its x_0 is known exactly, log q(x_t | x_0); it is added to the logits, so the network
     learns only what the surroundings and the report say. `fields` names the facts of `MaskCondition.fields`. Lesions
-    are the last class; an anchor raises its logit where the anchor lies, and the network learns the shape.
+    are `lesion_class` (-1: the last one); an anchor raises its logit where the anchor lies, and the network learns the
+    shape.
 
     With `layout_size` > 0 it is also told a layout (see `models.layout`), as the blurred anatomy that it stands for,
     and can draw one for its fields. `fine_channels` > 0 adds a last part that sees single voxels, not folded ones.
@@ -85,6 +86,7 @@ class MaskSampler(ModelMixin, ConfigMixin):
         layout_size: int = 0,
         layout_components: int = 8,
         fine_channels: int = 0,
+        lesion_class: int = -1,
     ) -> None:
         super().__init__()
         self.text_pool = TextPool(token_size, vector_size)
@@ -93,7 +95,7 @@ class MaskSampler(ModelMixin, ConfigMixin):
         self.unet = UNet3d(8 * num_classes + 8 + 3, 8 * num_classes, channels, vector_size, token_size)
         self.anchor_gain = nn.Linear(1, 1, bias=False)
         nn.init.constant_(self.anchor_gain.weight, _ANCHOR_GAIN)
-        self.num_classes = num_classes
+        self.num_classes, self.lesion_class = num_classes, lesion_class % num_classes
         self.layout: LayoutInput | None = None
         if layout_size:
             grid = tuple(n // _BLOCK for n in shape)
@@ -120,7 +122,7 @@ class MaskSampler(ModelMixin, ConfigMixin):
         if self.fine is not None:
             logits = logits + self.fine(features, labels, vector)
         logits = logits.float() + self._evidence(x_t, abar_t)
-        logits[:, -1] += condition.anchors.to(logits) * self.anchor_gain.weight.float()
+        logits[:, self.lesion_class] += condition.anchors.to(logits) * self.anchor_gain.weight.float()
         return logits
 
     def _evidence(self, x_t: Tensor, abar_t: Tensor) -> Tensor:

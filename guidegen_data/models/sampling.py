@@ -56,7 +56,7 @@ def sample_masks(
         time = float(t) / process.num_timesteps
         logits = _guided(model, x_t, time, float(process.abar[t]), condition, guidance)
         if push is not None:
-            logits[:, -1] += push
+            logits[:, model.lesion_class] += push
         if lean is not None:
             logits = logits + lean.to(logits)[..., None, None]
         if forbidden is not None:
@@ -70,7 +70,8 @@ def sample_masks(
         if placed is not None:
             condition = replace(condition, anchors=placed.anchors.to(x_t.device))
             push = placed.push.to(logits)
-            x_t = imprinted(x_t, placed.new.to(x_t.device), process, scheduler.following(t), generators)
+            new, following = placed.new.to(x_t.device), scheduler.following(t)
+            x_t = imprinted(x_t, new, model.lesion_class, process, following, generators)
     if volume_ratio is None:
         label_maps = upsample_belief(belief, shape)
     else:
@@ -79,11 +80,16 @@ def sample_masks(
 
 
 def imprinted(
-    x_s: Tensor, lesions: Tensor, process: CategoricalProcess, s: int, generators: list[torch.Generator]
+    x_s: Tensor,
+    lesions: Tensor,
+    lesion_class: int,
+    process: CategoricalProcess,
+    s: int,
+    generators: list[torch.Generator],
 ) -> Tensor:
-    """x_s with the voxels of `lesions` drawn from q(x_s | x_0 = lesion), the last class; all (B, X, Y, Z)."""
+    """x_s with the voxels of `lesions` drawn from q(x_s | x_0 = lesion class); all (B, X, Y, Z)."""
     out = x_s.clone()
-    lesion, time = torch.tensor([[process.num_classes - 1]]), torch.tensor([s])
+    lesion, time = torch.tensor([[lesion_class]]), torch.tensor([s])
     for b, generator in enumerate(generators):
         count = int(lesions[b].sum())
         if count:

@@ -24,7 +24,7 @@ class Initial(enum.Enum):
 
 
 #: What belongs to the vocabulary of a model, not to its size.
-_OF_THE_TABLE = {"num_classes", "fields"}
+_OF_THE_TABLE = {"num_classes", "fields", "lesion_class"}
 
 
 def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any]) -> dict[str, Any]:

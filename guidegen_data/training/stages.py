@@ -101,7 +101,8 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     parallel, device = join(setting.device)
     anatomy, fit_config = setting.anatomy, setting.recipe.fit
     network = initial_network(setting.initial, Initial.MASKS, setting.recipe.network)
-    model = MaskSampler(num_classes=anatomy.num_classes, fields=field_names(anatomy), **network)
+    table = {"num_classes": anatomy.num_classes, "lesion_class": anatomy.lesion_id}
+    model = MaskSampler(fields=field_names(anatomy), **table, **network)
     shape = tuple(model.config.shape)
     held = validation_folder(folder) if fit_config.validate_every else None
     with parallel.first():
