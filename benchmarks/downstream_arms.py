@@ -87,9 +87,9 @@ class Sources:
 
     def fingerprint(self) -> str:
         """What tells this generator from any other."""
-        from guidegen_data.models.folder import fingerprint_of
+        from guidegen_data.models.folder import fingerprint_of, model_folder
 
-        return str(fingerprint_of(self.model))
+        return str(fingerprint_of(model_folder(self.model)))
 
     def _refuse_other_model(self, folder: Path) -> None:
         note, ours = folder / "model.json", self.fingerprint()

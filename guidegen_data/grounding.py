@@ -37,14 +37,25 @@ _PUSHED_MM = 40.0
 _MAX_PUSH = 5.0
 #: Organs of a smaller largest volume may be swallowed by a lesion.
 _THIN_ML = 50.0
+#: Of the volume at the small end of normal: below that, an organ that nobody called absent is as good as lost.
+_LEAST = 0.4
 
 
-def expected_classes(findings: Findings) -> list[int]:
-    """Ids of the classes of all organs that a scan of this region shows and nobody said to be absent."""
+def expected_volumes_ml(findings: Findings) -> dict[int, float]:
+    """Class id -> ml that a label map must hold at least: 0.4 of what its organs have at the small end of normal.
+
+    Counts all organs that a scan of this region shows and nobody said to be absent; those of unknown size count 0.
+    """
     anatomy = findings.anatomy
-    present = anatomy.region_organs.get(findings.region, frozenset())
-    present -= {organ for organ, status in findings.organs.items() if status == "absent"}
-    return sorted({anatomy.ids[organ.class_name] for organ in anatomy.organs if organ.name in present})
+    shown = anatomy.region_organs.get(findings.region, frozenset())
+    volumes: dict[int, float] = {}
+    for organ in anatomy.organs:
+        if organ.name in shown and findings.organs.get(organ.name) != "absent":
+            low, high = anatomy.size_ml.get(organ.name, (0.0, 0.0))
+            usual = {"enlarged": high, "small": 0.5 * low}.get(findings.organs.get(organ.name, ""), low)
+            class_id = anatomy.ids[organ.class_name]
+            volumes[class_id] = volumes.get(class_id, 0.0) + _LEAST * usual
+    return volumes
 
 
 def forbidden_classes(findings: Findings, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidegen_data.anatomy import Anatomy, anatomy_named
-from guidegen_data.grounding import LesionPlacer, expected_classes, forbidden_classes, mask_prompt, size_lean
+from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes, mask_prompt, size_lean
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.mask_sampler import MaskCondition
 from guidegen_data.models.noise_style import NoiseStyle, draw_style, with_noise
@@ -66,9 +66,11 @@ class StageSampling:
     def _layouts(self, findings: Sequence[Findings], fields: Tensor, seeds: Sequence[int]) -> Tensor | None:
         if self.mask_sampler.layout is None:
             return None
-        wanted = torch.zeros(len(findings), self.anatomy.num_classes, dtype=torch.bool)
+        wanted = torch.zeros(len(findings), self.anatomy.num_classes)
+        field_ml = float(np.prod(self.anatomy.field_mm)) / 1000
         for b, asked in enumerate(findings):
-            wanted[b, expected_classes(asked)] = True
+            for class_id, volume_ml in expected_volumes_ml(asked).items():
+                wanted[b, class_id] = volume_ml / field_ml
         # Streams of their own: the label maps of models without layouts draw what they always drew.
         generators = [torch.Generator().manual_seed((int(s) + _LAYOUTS) % 2**63) for s in seeds]
         return self.mask_sampler.layout.draw(fields, wanted.to(fields.device), generators, self.config.layout_width)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidegen_data.anatomy import TORSO
-from guidegen_data.grounding import expected_classes
+from guidegen_data.anatomy import HEAD_NECK, TORSO
+from guidegen_data.grounding import expected_volumes_ml
 from guidegen_data.models.layout import LayoutPrior, LayoutSpace, block_fractions
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
 from guidegen_data.reports.fields import field_names
@@ -160,18 +160,18 @@ def test_the_layout_taken_has_room_for_every_class_that_is_wanted(network) -> No
     )
     fit_layouts(network, data)
     layout = network.layout
-    usual = layout.space.mean[ORGAN].mean()
+    whole = layout.space.mean[ORGAN].mean() * 1.5
 
-    def room(wanted: list[int]) -> Tensor:
-        classes = torch.zeros(30, 4, dtype=torch.bool)
-        classes[:, wanted] = True
+    def room(share: float) -> Tensor:
+        wanted = torch.zeros(30, 4)
+        wanted[:, ORGAN] = share * whole
         generators = [torch.Generator().manual_seed(s) for s in range(30)]
-        drawn = layout.draw(torch.zeros(30, len(FIELDS)), classes, generators, 1.0)
+        drawn = layout.draw(torch.zeros(30, len(FIELDS)), wanted, generators, 1.0)
         assert (drawn[:, -1] == 1).all()
-        return layout.space.expand(drawn[:, :-1]).clamp(min=0)[:, ORGAN].mean(dim=(1, 2, 3)) / usual
+        return layout.space.expand(drawn[:, :-1]).clamp(min=0)[:, ORGAN].mean(dim=(1, 2, 3)) / whole
 
-    assert (room([]) < 0.5).any()
-    assert (room([ORGAN]) >= 0.49).all()
+    assert (room(0.0) < 0.5).any()
+    assert (room(0.5) >= 0.49).all()
 
 
 def test_an_older_model_takes_the_sizes_it_does_not_name_from_the_recipe(tmp_path: Path) -> None:
@@ -181,14 +181,17 @@ def test_an_older_model_takes_the_sizes_it_does_not_name_from_the_recipe(tmp_pat
     assert sizes["fine_channels"] == 3
 
 
-def test_classes_are_expected_of_a_region_unless_their_organs_are_absent() -> None:
-    asked = Findings(region="abdomen", organs={"spleen": "absent", "right kidney": "absent"})
-    ids = expected_classes(asked)
-    assert TORSO.ids["liver"] in ids
-    assert TORSO.ids["kidney"] in ids
-    assert TORSO.ids["spleen"] not in ids
-    assert TORSO.lesion_id not in ids
-    assert TORSO.ids["urinary bladder"] not in expected_classes(Findings(region="chest"))
+def test_room_is_wanted_for_the_organs_of_a_region_by_what_is_said_of_them() -> None:
+    said = {"larynx": "absent", "mandible": "enlarged", "esophagus": "small"}
+    wanted = expected_volumes_ml(Findings(region="head and neck", organs=said, anatomy_name="head-neck"))
+    usual, ids = HEAD_NECK.size_ml, HEAD_NECK.ids
+    assert wanted[ids["brainstem"]] == pytest.approx(0.4 * usual["brainstem"][0])
+    assert wanted[ids["mandible"]] == pytest.approx(0.4 * usual["mandible"][1])
+    assert wanted[ids["esophagus"]] == pytest.approx(0.2 * usual["esophagus"][0])
+    assert wanted[ids["spinal cord"]] == 0
+    assert ids["larynx"] not in wanted
+    assert HEAD_NECK.lesion_id not in wanted
+    assert TORSO.ids["urinary bladder"] not in expected_volumes_ml(Findings(region="chest"))
 
 
 def test_cases_of_a_model_with_layouts_depend_on_their_own_seed_alone() -> None:

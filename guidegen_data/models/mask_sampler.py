@@ -20,8 +20,8 @@ _ANCHOR_GAIN = 8.0
 #: Voxels along an edge of the blocks that layouts are made of.
 _BLOCK = 4
 
-#: Layouts drawn for a case, and the share of its mean volume that every wanted class shall have in the one taken.
-_CANDIDATES, _ROOM = 8, 0.5
+#: Layouts drawn for a case, of which one with room for all its organs is taken.
+_CANDIDATES = 24
 
 
 @dataclass(frozen=True)
@@ -165,16 +165,15 @@ class LayoutInput(nn.Module):
     def draw(self, fields: Tensor, wanted: Tensor, generators: list[torch.Generator], width: float) -> Tensor:
         """Layouts (B, size + 1) for fields (B, F), case b from generators[b] alone.
 
-        Of a few that are drawn, the first one with room for the classes `wanted` (B, K) bool is taken: half their mean
-        volume each. Where none has it, the one with most room for the least of them.
+        Of a few that are drawn, the first one with room for all classes is taken, `wanted` (B, K) being the shares of
+        the field that they need at least. Where none has it, the one with most room for the least of them.
         """
-        usual = self.space.mean.float().flatten(1).mean(dim=1)
         chosen = []
-        for told, classes, generator in zip(fields, wanted, generators, strict=True):
+        for told, needed, generator in zip(fields, wanted, generators, strict=True):
             layouts = self.prior.draw(told[self.facts], _CANDIDATES, generator, width).to(fields.device)
-            room = self.space.expand(layouts).float().clamp(min=0).flatten(2).mean(dim=2) / usual.clamp(min=1e-9)
-            least = room.masked_fill(~classes, 1.0).amin(dim=1).clamp(max=_ROOM)
-            chosen.append(layouts[int(least.argmax())])
+            room = self.space.expand(layouts).float().clamp(min=0).flatten(2).mean(dim=2)
+            enough = (room / needed.clamp(min=1e-9)).masked_fill(needed == 0, 1).clamp(max=1)
+            chosen.append(layouts[int(enough.amin(dim=1).argmax())])
         return F.pad(torch.stack(chosen), (0, 1), value=1.0)
 
     def known(self, labels: Tensor) -> Tensor:
