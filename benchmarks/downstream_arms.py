@@ -117,17 +117,18 @@ class Sources:
 
 
 def complete_reports(num_cases: int) -> list[str]:
-    """Reports as guidegen-shard would sample them, but none says that an organ is absent.
+    """Reports as guidegen-shard would sample them, but none says that an organ is absent, or tells of a target.
 
-    In OpenKBP that means that nobody contoured it: the organ shows in the CT, and nnU-Net would learn it as background.
-    The k real cases are chosen complete for the same reason.
+    In OpenKBP absent means that nobody contoured it: the organ shows in the CT, and nnU-Net would learn it as background.
+    The same holds of the organs under a target volume, whose voxels are the target's in a label map. The k real cases
+    are chosen complete for the same reason, and keep the organs under their targets.
     """
     library, reports = load_templates(HEAD_NECK.name), []
     for number in range(num_cases):
         rng = np.random.default_rng([0, number])
         findings = sample_findings(rng, HEAD_NECK)
         organs = {organ: status for organ, status in findings.organs.items() if status != "absent"}
-        reports.append(library.render(replace(findings, organs=organs), rng))
+        reports.append(library.render(replace(findings, organs=organs, lesions=()), rng))
     return reports
 
 
