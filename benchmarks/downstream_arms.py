@@ -119,7 +119,7 @@ class Sources:
 def complete_reports(num_cases: int) -> list[str]:
     """Reports as guidegen-shard would sample them, but none says that an organ is absent, or tells of a target.
 
-    In OpenKBP absent means that nobody contoured it: the organ shows in the CT, and nnU-Net would learn it as background.
+    In OpenKBP absent means that nobody contoured it: the organ shows in the CT, and nnU-Net would learn background.
     The same holds of the organs under a target volume, whose voxels are the target's in a label map. The k real cases
     are chosen complete for the same reason, and keep the organs under their targets.
     """
