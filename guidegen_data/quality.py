@@ -13,7 +13,7 @@ from guidegen_data.case import Case, Draft
 from guidegen_data.lesions import find_lesions, match_lesions
 
 BODY_HU = -300
-BODY_SHARE = (0.08, 0.97)
+BODY_SHARE = (0.03, 0.97)
 # An absent organ may leave this much behind, and an organ counts as present from this much on.
 TRACE_ML = 0.5
 # Organs at the border of the field and the smallest ones are missed in real scans too.
