@@ -31,6 +31,7 @@ from benchmarks.downstream_scores import score_folder
 from benchmarks.downstream_segmenter import Schedule
 from benchmarks.downstream_statistics import NUM_DRAWS, summary
 from benchmarks.downstream_train import Segmenter
+from benchmarks.nnunet_route import num_whole
 from benchmarks.openkbp_split import chosen, pool_and_donors
 from benchmarks.record import RESULTS, save
 
@@ -123,7 +124,7 @@ class Benchmark:
         dataset = segmenter.data_set(arm.source or "real", shards)
         measured = segmenter.train(dataset, arm.fraction, training.seed, images, out)
         about = {**asdict(training), "fraction": arm.fraction, "source": arm.source, "real_cases": names}
-        about |= {"num_synthetic": self.sizes.of(arm.source, training.k) if arm.source else 0}
+        about |= {"num_synthetic": num_whole(shards) if shards else 0}
         about |= {"num_iterations": self.schedule.num_iterations, "model_sha256": generator}
         return {**about, **measured, "cases": score_folder(out, self.test)}
 

@@ -1,6 +1,7 @@
 """The arms of the downstream benchmark, and the shard folders that their synthetic cases come from.
 
-Sources: `guidegen` (guidegen-shard with the model), `guidegen-fixed` (its first few), `synthseg` (random texture on its
+Sources: `guidegen` (guidegen-shard with the model), `guidegen-fixed` (its first few), `guidegen-complete` (those of
+them that show every organ, as the k real cases do), `synthseg` (random texture on its
 label maps), `real-masks` (warped label maps of the k real cases through our image stage), `autoencoder` (the CTs of
 the k real cases through our autoencoder).
 """
@@ -18,10 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.downstream_scores import ORGANS
 from benchmarks.downstream_synthseg import random_texture
 from benchmarks.nnunet_route import Commands, num_whole, write_cases
 from guidegen_data import HEAD_NECK, Case, GuideGenPipeline, ShardReader
 from guidegen_data.case import Draft, centred_affine
+from guidegen_data.metrics.consistency import ABSENT_ML
 from guidegen_data.metrics.reconstruction import reconstruct
 from guidegen_data.reports.sampling import sample_findings
 from guidegen_data.reports.templates import load_templates
@@ -45,6 +48,7 @@ ARMS = {
     "guidegen-0.5": Arm("guidegen", 0.5),
     "guidegen-0.75": Arm("guidegen", 0.75),
     "guidegen-0.5-fixed": Arm("guidegen-fixed", 0.5),
+    "guidegen-0.5-complete": Arm("guidegen-complete", 0.5),
     "real-masks": Arm("real-masks", 0.5),
     "synthseg": Arm("synthseg", 0.5),
     "autoencoder": Arm("autoencoder", 0.5),
@@ -80,6 +84,12 @@ class Sources:
             words = ["--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16]
             words += [word for text in complete_reports(num_cases) for word in ("--report", text)]
             Commands().guidegen("generate", "shard", *words)
+        elif source == "guidegen-complete":
+            generated = self.shards("guidegen")
+            numbers, reader = complete_cases(generated), ShardReader(generated)
+            if num_whole(folder) != len(numbers):
+                self._refuse_other_model(folder)
+                write_cases(lambda number: reader[numbers[number]], len(numbers), folder)
         elif num_whole(folder) != num_cases:
             self._refuse_other_model(folder)
             write_cases(self._maker(source), num_cases, folder)
@@ -114,6 +124,15 @@ class Sources:
         num_cases = self.sizes.of(source, len(self.real))
         copies = -(-num_cases // len(self.real)) - 1
         return prepare_real_cases(self.real, self.real_folder / f"{source}-prepared", copies)
+
+
+def complete_cases(folder: Path) -> list[int]:
+    """Numbers of the cases of a shard folder in which no organ counts as absent. SystemExit when there is none."""
+    volumes = [json.loads(line)["volumes_ml"] for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    numbers = [n for n, held in enumerate(volumes) if all(held[organ] >= ABSENT_ML for organ in ORGANS)]
+    if not numbers:
+        sys.exit(f"none of the {len(volumes)} cases of {folder} shows every organ; generate more.")
+    return numbers
 
 
 def complete_reports(num_cases: int) -> list[str]:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from benchmarks import downstream, downstream_train, record
 from benchmarks.downstream import Benchmark, Training, case_dices, trainings
-from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_reports
+from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_cases, complete_reports
 from benchmarks.downstream_generators import refuse_leak
 from benchmarks.downstream_scores import ORGANS, dice, hd95_mm, score_case, score_folder
 from benchmarks.downstream_segmenter import CONFIGURATION, Schedule, small_plans
@@ -236,6 +236,16 @@ def test_few_cases_are_repeated_in_the_fixed_arm_and_only_real_ones_go_through_t
     assert [sizes.of(s, 5) for s in ("guidegen", "guidegen-fixed", "synthseg", "real-masks", "autoencoder")] == [
         200, 20, 200, 200, 5,
     ]  # fmt: skip
+
+
+def test_only_cases_that_show_every_organ_are_complete(tmp_path) -> None:
+    whole = dict.fromkeys(ORGANS, 5.0)
+    rows = [whole, whole | {"esophagus": 0.9}, whole | {"bone": 0.0}]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps({"volumes_ml": row}) + "\n" for row in rows))
+    assert complete_cases(tmp_path) == [0, 2]
+    (tmp_path / "manifest.jsonl").write_text(json.dumps({"volumes_ml": rows[1]}) + "\n")
+    with pytest.raises(SystemExit, match="none of the 1 cases"):
+        complete_cases(tmp_path)
 
 
 def test_a_training_that_is_done_is_not_done_again_and_one_that_broke_off_is(openkbp, tmp_path, monkeypatch) -> None:
