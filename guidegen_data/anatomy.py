@@ -240,7 +240,7 @@ TORSO = Anatomy(
 _HEAD_NECK_CLASSES = (
     OrganClass(0, "background", (), (-1024, 3000), (0, 1e9), (0, 0, 0)),
     OrganClass(1, "brainstem", ("Brainstem",), (-48, 51), (2.77, 67.1), (140, 224, 228)),
-    OrganClass(2, "spinal cord", ("SpinalCord",), (-58, 72), (2.67, 85.6), (244, 214, 49)),
+    OrganClass(2, "spinal cord", ("SpinalCord",), (-58, 110), (2.67, 85.6), (244, 214, 49)),
     OrganClass(3, "right parotid", ("RightParotid",), (-145, 120), (2.08, 87.3), (128, 174, 128)),
     OrganClass(4, "left parotid", ("LeftParotid",), (-158, 122), (3.53, 80.6), (106, 160, 90)),
     OrganClass(5, "esophagus", ("Esophagus",), (-871, 413), (1.56, 60.3), (211, 171, 143)),
