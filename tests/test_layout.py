@@ -210,4 +210,7 @@ def test_cases_of_a_model_with_layouts_depend_on_their_own_seed_alone() -> None:
     assert pipe.condition(asked).layout is None
     both = pipe.draft(asked, ["", ""], ["a", "b"], [5, 6])
     (alone,) = pipe.draft(asked[1:], [""], ["b"], [6])
-    assert np.array_equal(both[1].label_map, alone.label_map)
+    # A batch adds numbers up in another order than a single case: here and there a voxel may tip over.
+    assert (both[1].label_map != alone.label_map).mean() < 0.02
+    (other,) = pipe.draft(asked[1:], [""], ["b"], [7])
+    assert (other.label_map != alone.label_map).mean() > 0.1
