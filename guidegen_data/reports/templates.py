@@ -104,6 +104,11 @@ def library_names() -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def library_for(anatomy_name: str) -> TemplateLibrary:
+    """The library that comes with the package for a label table; the torso's where it has none of its own."""
+    return _packaged(anatomy_name if anatomy_name in library_names() else "torso")
+
+
 def load_templates(name_or_path: str | Path = "torso") -> TemplateLibrary:
     """The library of that name, or of a YAML file: a list of templates, or a mapping of `templates` and `phrases`.
 

@@ -112,6 +112,12 @@ def load_case(path: Path) -> TrainingCase:
         raise SourceError(f"{path} is damaged; delete it and run the same prepare command again.") from error
 
 
+def load_report(path: Path) -> str:
+    """The report of a prepared case, '' where it has none."""
+    with np.load(path) as data:
+        return str(data["report"]) if "report" in data.files else ""
+
+
 def training_folder(folder: Path) -> Path:
     """Where the training cases of a prepared folder are: in `train` where it was split, else in the folder itself."""
     return folder / "train" if (folder / "train").is_dir() else folder

@@ -23,7 +23,7 @@ from guidegen_data.anatomy_files import read_anatomy, write_anatomy
 from guidegen_data.errors import FindingsError, GuideGenError, ReportError, SourceError
 from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings
-from guidegen_data.reports.templates import library_names, load_templates
+from guidegen_data.reports.templates import library_for
 from guidegen_data.sources import layouts, openkbp, population
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.describe import body_area_cm2, describe
@@ -177,8 +177,7 @@ def _described(
     if report:
         findings = _read_report(report, measured, anatomy)
     else:
-        library = load_templates(anatomy.name if anatomy.name in library_names() else "torso")
-        report = library.render(measured, rng)
+        report = library_for(anatomy.name).render(measured, rng)
     return TrainingCase(placed.label_map, placed.ct_hu, findings, case.name), report
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,6 +42,11 @@ def mask_sheet(
     """Label maps (B, X, Y, Z) above those drawn from the same findings, in the coronal plane of most labels."""
     generators = [torch.Generator().manual_seed(k) for k in range(len(real))]
     made = sample_masks(model, scheduler, condition, generators, tuple(real.shape[1:]), _MASK_STEPS, 1.5)
+    label_sheet(real, made, anatomy, path)
+
+
+def label_sheet(real: Iterable[Tensor], made: Iterable[Tensor], anatomy: Anatomy, path: Path) -> None:
+    """Label maps (X, Y, Z) above those made for them, each in the coronal plane of most labels."""
     _save([[_colour(m, anatomy) for m in maps] for maps in (real, made)], path)
 
 

@@ -1,0 +1,87 @@
+"""A small network that draws organs in a CT: it completes the label maps of patients whose planner left some out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from monai.networks.nets.unet import UNet
+from torch import Tensor, nn
+
+from guidegen_data.models.autoencoder import compand
+
+#: HU about which organs differ, and half the width of the window.
+_CENTRE_HU, _HALF_WIDTH_HU = 40.0, 200.0
+_FOLD = 2
+#: Weight of a voxel of an organ: the smallest ones hold one voxel in two thousand.
+_ORGAN_WEIGHT = 10.0
+
+
+class Segmenter(ModelMixin, ConfigMixin):
+    """CT (B, 1, X, Y, Z) in HU -> logits (B, K, X, Y, Z), float32. X, Y and Z are multiples of 8.
+
+    MONAI's residual U-Net on folded voxels (2 x 2 x 2 of them are channels of one): it sees the whole volume at once,
+    so that it tells left from right and one end of an organ from the other. The CT is given twice, companded and in a
+    soft-tissue window.
+    """
+
+    @register_to_config
+    def __init__(self, num_classes: int, channels: tuple[int, ...] = (16, 32, 64, 128), num_res_units: int = 2) -> None:
+        super().__init__()
+        strides = (1, *(2 for _ in channels[2:]))
+        self.network = UNet(
+            spatial_dims=3,
+            in_channels=2 * _FOLD**3,
+            out_channels=channels[0],
+            channels=channels,
+            strides=strides,
+            num_res_units=num_res_units,
+        )
+        self.head = nn.Conv3d(channels[0], num_classes, kernel_size=1)
+
+    def forward(self, ct_hu: Tensor) -> Tensor:
+        """Logits of the classes at every voxel."""
+        soft = ((ct_hu - _CENTRE_HU) / _HALF_WIDTH_HU).clamp(-1, 1)
+        logits = self.head(self.network(_folded(torch.cat([compand(ct_hu), soft], dim=1))))
+        return F.interpolate(logits.float(), scale_factor=float(_FOLD), mode="trilinear")
+
+
+def _folded(x: Tensor) -> Tensor:
+    """(B, C, X, Y, Z) -> (B, 8 C, X/2, Y/2, Z/2)."""
+    b, c, *size = x.shape
+    w, h, d = (n // _FOLD for n in size)
+    x = x.reshape(b, c, w, _FOLD, h, _FOLD, d, _FOLD).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(b, c * _FOLD**3, w, h, d)
+
+
+def partial_losses(logits: Tensor, labels: Tensor, organs: Tensor, lesion_id: int) -> dict[str, Tensor]:
+    """Cross-entropy and Dice loss of logits (B, K, X, Y, Z) where label maps (B, X, Y, Z) lack some of the organs.
+
+    `organs` (O,) are the classes that may be left out. Where a label map shows none of such an organ, nobody knows
+    where it is: at voxels of the other classes the probability of the label and of every unknown organ count together
+    (marginal loss, Shi et al., Medical Image Analysis 2021), and the Dice loss is taken of the organs that are shown.
+    Voxels of lesions say nothing of the organ below them and count nowhere.
+    """
+    log_p = logits.float().log_softmax(dim=1)
+    num_classes = logits.shape[1]
+    known = labels != lesion_id
+    counts = torch.stack([torch.bincount(m.flatten(), minlength=num_classes) for m in labels])
+    shown = counts[:, organs] > 0
+    of_label = log_p.gather(1, labels[:, None])[:, 0]
+    entropies, dices = [], []
+    for b in range(len(labels)):
+        unknown = organs[~shown[b]]
+        is_organ = torch.isin(labels[b], organs)
+        of_either = of_label[b]
+        if len(unknown):
+            free = torch.cat([log_p[b, unknown], of_label[b][None]]).logsumexp(dim=0)
+            of_either = torch.where(is_organ, of_label[b], free)
+        weight = known[b] * (1 + (_ORGAN_WEIGHT - 1) * is_organ)
+        entropies.append(-(of_either * weight).sum() / weight.sum().clamp(min=1))
+        for k in organs[shown[b]].tolist():
+            p, truth = log_p[b, k].exp() * known[b], (labels[b] == k).float()
+            dices.append(1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1))
+    entropy = torch.stack(entropies).mean()
+    dice = torch.stack(dices).mean() if dices else entropy.new_zeros(())
+    return {"total": entropy + dice, "entropy": entropy.detach(), "dice": dice.detach()}

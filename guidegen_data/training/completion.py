@@ -1,0 +1,188 @@
+"""`guidegen complete`: a prepared folder again, with the organs that were not drawn in some cases drawn there.
+
+In many data sets an organ was contoured only where someone needed it. A generator that learns from such label maps
+leaves the organ out as often, while its CTs show it, and a network trained on those pairs learns background there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.anatomy_files import FILE_NAME, read_anatomy
+from guidegen_data.errors import SourceError
+from guidegen_data.models.segmenter import Segmenter
+from guidegen_data.reports.findings import Findings
+from guidegen_data.reports.templates import library_for
+from guidegen_data.sources.augment import TrainingCase
+from guidegen_data.sources.describe import describe
+from guidegen_data.sources.prepared import case_paths, load_case, load_report, save_case, write_text
+from guidegen_data.sources.real import read_notes
+from guidegen_data.training.segmenter import organ_ids
+
+#: A drawn organ counts from this share of the volume that 19 in 20 of the patients who show it exceed.
+_LEAST_OF_SMALL = 0.25
+RECORD = "completed.jsonl"
+
+
+def anatomy_of(prepared: Path) -> Anatomy:
+    """The label table of a prepared data set; SourceError when the folder is none."""
+    if not (prepared / "cases").is_dir() or not (prepared / FILE_NAME).exists():
+        raise SourceError(f"{prepared} holds no cases of a data set; run `guidegen prepare` without --num first.")
+    return read_anatomy(prepared / FILE_NAME)
+
+
+def claim(prepared: Path, out: Path, classes: Sequence[str]) -> None:
+    """Begins the completed folder: what `prepared` says of itself, and which classes were drawn.
+
+    SourceError when `out` holds something else.
+    """
+    wanted = json.loads((prepared / "prepared.json").read_text()) | {"completed": sorted(classes)}
+    path = out / "prepared.json"
+    if path.exists():
+        if json.loads(path.read_text()) != wanted:
+            raise SourceError(f"{out} was completed from other cases or for other classes; choose another folder.")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise SourceError(f"{out} is not empty and holds no completed cases; choose another folder.")
+    for folder in ("train", "validation", "cases"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for name in (FILE_NAME, "split.csv", "refused.jsonl"):
+        shutil.copyfile(prepared / name, out / name)
+    write_text(path, json.dumps(wanted, indent=1))
+
+
+def least_volumes_ml(prepared: Path, classes: Sequence[str]) -> dict[str, float]:
+    """The volume that a drawn organ must have, from the training patients who show it."""
+    notes = [n for n in read_notes(prepared) if not n["refused"] and n["split"] == "train"]
+    held = {name: [n["volumes_ml"][name] for n in notes if name in n["volumes_ml"]] for name in classes}
+    return {name: _LEAST_OF_SMALL * float(np.percentile(ml, 5)) for name, ml in held.items() if ml}
+
+
+@torch.inference_mode()
+def probabilities(model: Segmenter, ct_hu: np.ndarray) -> np.ndarray:
+    """Class probabilities (K, X, Y, Z) float32 of a CT (X, Y, Z) in HU."""
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type in ("cpu", "cuda")):
+        logits = model(torch.from_numpy(ct_hu).float()[None, None].to(device))
+    return logits[0].softmax(dim=0).cpu().numpy()
+
+
+def draw_missing(
+    label_map: np.ndarray, chances: np.ndarray, wanted: dict[int, float], anatomy: Anatomy
+) -> tuple[np.ndarray, dict[int, int]]:
+    """The label map (X, Y, Z) with every wanted class that it lacks drawn where its probability is above one half.
+
+    Of each the largest piece, where that has at least the wanted number of voxels; organs and lesions that are there
+    keep their voxels. And the voxels that each class was given.
+    """
+    present = set(np.unique(label_map).tolist())
+    free = ~np.isin(label_map, [*organ_ids(anatomy), anatomy.lesion_id])
+    out, drawn = label_map.copy(), {}
+    for k, least in wanted.items():
+        if k in present:
+            continue
+        pieces, count = ndimage.label((chances[k] > 0.5) & free)
+        sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+        if count and sizes.max() >= least:
+            out[pieces == int(sizes.argmax()) + 1] = k
+            drawn[k] = int(sizes.max())
+    return out, drawn
+
+
+def held_out_dice(prepared: Path, model: Segmenter, classes: Sequence[str], anatomy: Anatomy) -> dict[str, list[float]]:
+    """Dice of what the network draws against what the planners drew, in the validation patients who show a class."""
+    dice: dict[str, list[float]] = {name: [] for name in classes}
+    folder = prepared / "validation"
+    for path in case_paths(folder) if any(folder.glob("case-*.npz")) else []:
+        case = load_case(path)
+        if case.ct_hu is None:
+            continue
+        chances = probabilities(model, case.ct_hu)
+        for name in classes:
+            truth = case.label_map == anatomy.id_of(name)
+            if truth.any():
+                made = (chances[anatomy.id_of(name)] > 0.5) & (case.label_map != anatomy.lesion_id)
+                dice[name].append(float(2 * (made & truth).sum() / (made.sum() + truth.sum())))
+    return dice
+
+
+def complete(prepared: Path, out: Path, model: Segmenter, classes: Sequence[str], anatomy: Anatomy) -> Iterator[str]:
+    """Writes every case of `prepared` that `out` lacks, and yields its name when it is on disk.
+
+    Findings are measured again for the organs that were drawn; a report is written anew unless it was the user's own.
+    """
+    voxel_ml = float(np.prod(anatomy.spacing_mm)) / 1000
+    least = {anatomy.id_of(n): ml / voxel_ml for n, ml in least_volumes_ml(prepared, classes).items()}
+    notes = {n["name"]: n for n in read_notes(prepared)}
+    record = out / RECORD
+    done = {json.loads(line)["file"] for line in record.read_text().splitlines()} if record.exists() else set()
+    for split in ("train", "validation"):
+        for path in case_paths(prepared / split) if any((prepared / split).glob("case-*.npz")) else []:
+            file = f"{split}/{path.name}"
+            if file not in done:
+                case, drawn = _completed(load_case(path), model, least, anatomy)
+                note = notes[case.base]
+                report = load_report(path)
+                if drawn and not note["report_read"]:
+                    rng = np.random.default_rng([*path.stem.encode()])
+                    report = library_for(anatomy.name).render(case.findings, rng)
+                save_case(out / file, case, report)
+                _write_note(out, note, case, drawn, voxel_ml)
+                drawn_ml = {anatomy.classes[k].name: round(n * voxel_ml, 2) for k, n in drawn.items()}
+                with open(record, "a", encoding="utf-8") as lines:
+                    lines.write(json.dumps({"file": file, "drawn_ml": drawn_ml}) + "\n")
+            yield file
+
+
+def _completed(
+    case: TrainingCase, model: Segmenter, least: dict[int, float], anatomy: Anatomy
+) -> tuple[TrainingCase, dict[int, int]]:
+    lacking = set(least) - set(np.unique(case.label_map).tolist())
+    if case.ct_hu is None or not lacking:
+        return case, {}
+    chances = probabilities(model, case.ct_hu)
+    label_map, drawn = draw_missing(case.label_map, chances, {k: least[k] for k in sorted(lacking)}, anatomy)
+    if not drawn:
+        return case, {}
+    findings = _measured_again(case.findings, case.ct_hu, label_map, {anatomy.classes[k].name for k in drawn}, anatomy)
+    return replace(case, label_map=label_map, findings=findings), drawn
+
+
+def _measured_again(
+    findings: Findings, ct_hu: np.ndarray, label_map: np.ndarray, drawn: set[str], anatomy: Anatomy
+) -> Findings:
+    """The findings with the status of every organ of a drawn class measured; all else as it was."""
+    measured = describe(ct_hu, label_map, anatomy, {"region": findings.region})
+    organs = dict(findings.organs)
+    for organ in anatomy.organs:
+        if organ.class_name in drawn:
+            organs.pop(organ.name, None)
+            if organ.name in measured.organs:
+                organs[organ.name] = measured.organs[organ.name]
+    return replace(findings, organs=organs)
+
+
+def _write_note(out: Path, note: dict[str, Any], case: TrainingCase, drawn: dict[int, int], voxel_ml: float) -> None:
+    """The note of a patient with what was drawn in the case as it is, which comes before its warped copies."""
+    path = out / "cases" / f"{note['name']}.json"
+    if path.exists():
+        return
+    note = note | {"findings": case.findings.to_dict(), "completed": []}
+    for k, voxels in drawn.items():
+        name = case.findings.anatomy.classes[k].name
+        assert case.ct_hu is not None
+        hu = float(case.ct_hu[case.label_map == k].mean())
+        note["volumes_ml"] = note["volumes_ml"] | {name: round(voxels * voxel_ml, 2)}
+        note["mean_hu"] = note["mean_hu"] | {name: round(hu, 1)}
+        note["completed"].append(name)
+    write_text(path, json.dumps(note, indent=1))

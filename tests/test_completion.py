@@ -1,0 +1,194 @@
+"""`guidegen complete`: organs that planners left out are drawn, and nothing else changes."""
+
+import json
+import shutil
+
+import little_patients
+import numpy as np
+import pytest
+import torch
+
+from guidegen_data.cli.main import main
+from guidegen_data.errors import SourceError
+from guidegen_data.models.segmenter import Segmenter, partial_losses
+from guidegen_data.sources.prepared import case_paths, load_case, load_report
+from guidegen_data.training.completion import anatomy_of, draw_missing
+from guidegen_data.training.segmenter import PartialCases, organ_ids, organs_named
+
+LIVER, SPLEEN, TUMOUR = 1, 2, 3
+PATIENTS = 10
+#: Patients whose planner drew no spleen.
+LEFT_OUT = (1, 4, 7)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Prepared cases of patients whose CTs all show a spleen, which some label maps lack."""
+    folder = tmp_path_factory.mktemp("partial")
+    little_patients.write_nifti(folder / "src", PATIENTS)
+    for number in LEFT_OUT:
+        _, label = little_patients.patient(number)
+        label[label == SPLEEN] = 0
+        little_patients.save(label, folder / "src" / f"p{number}_label.nii.gz")
+    table = str(folder / "src" / "anatomy.yaml")
+    assert main(["prepare", "nifti", str(folder / "src"), str(folder / "prepared"), "--anatomy", table]) == 0
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="module")
+def completed(prepared):
+    """The same folder completed, by a network that has learned for as long as a test may take."""
+    out = prepared.parent / "completed"
+    assert main(words(prepared, out)) == 0
+    return out
+
+
+def words(prepared, out) -> list[str]:
+    steps = ["--num-steps", "120", "--device", "cpu"]
+    return ["complete", str(prepared), str(out), "--classes", "spleen", *steps]
+
+
+def cases(folder) -> dict:
+    paths = [p for split in ("train", "validation") for p in case_paths(folder / split)]
+    return {load_case(p).base: (load_case(p), load_report(p)) for p in paths}
+
+
+def test_the_missing_organ_is_drawn_where_it_is(prepared, completed) -> None:
+    before, after = cases(prepared), cases(completed)
+    for number in LEFT_OUT:
+        was, now = before[f"p{number}"][0], after[f"p{number}"][0]
+        drawn, truth = now.label_map == SPLEEN, was.ct_hu > 15
+        truth &= was.label_map == 0  # the CT shows body, lesions, liver and spleen, and nothing else so bright
+        assert not (was.label_map == SPLEEN).any()
+        assert 2 * (drawn & truth).sum() / (drawn.sum() + truth.sum()) > 0.6
+        assert np.array_equal(now.label_map[~drawn], was.label_map[~drawn])
+        assert was.findings.organs.get("spleen") == "absent"
+        assert now.findings.organs.get("spleen") != "absent"
+        assert now.findings.lesions == was.findings.lesions
+        assert "no spleen" not in after[f"p{number}"][1].lower()
+
+
+def test_what_was_drawn_by_hand_stays(prepared, completed) -> None:
+    before, after = cases(prepared), cases(completed)
+    assert set(before) == set(after)
+    for name in set(before) - {f"p{n}" for n in LEFT_OUT}:
+        assert np.array_equal(after[name][0].label_map, before[name][0].label_map)
+        assert after[name][0].findings == before[name][0].findings
+        assert after[name][1] == before[name][1]
+
+
+def test_it_is_told_what_was_drawn_and_how_well(completed) -> None:
+    told = json.loads((completed / "completed.json").read_text())["classes"]["spleen"]
+    assert told["drawn_in_files"] == len(LEFT_OUT)
+    notes = {p.stem: json.loads(p.read_text()) for p in (completed / "cases").glob("*.json")}
+    assert {name for name, note in notes.items() if note["completed"]} == {f"p{n}" for n in LEFT_OUT}
+    assert notes["p1"]["volumes_ml"]["spleen"] > 0
+    assert (completed / "summary.html").exists()
+
+
+def test_killed_half_way_and_run_again_gives_the_same_cases(prepared, completed, tmp_path) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(completed, out)
+    lines = (out / "completed.jsonl").read_text().splitlines(keepends=True)
+    (out / "completed.jsonl").write_text("".join(lines[:5]))
+    for line in lines[5:]:
+        (out / json.loads(line)["file"]).unlink()
+    assert main(words(prepared, out)) == 0
+    for name, (case, report) in cases(completed).items():
+        again, report_again = cases(out)[name]
+        assert np.array_equal(again.label_map, case.label_map)
+        assert (again.findings, report_again) == (case.findings, report)
+    assert (out / "completed.jsonl").read_text() == "".join(lines)
+
+
+def test_completed_cases_train_a_stage(completed, tmp_path) -> None:
+    run = ["train", "masks", str(completed), str(tmp_path / "run"), "--recipe", "tiny", "--num-steps", "1"]
+    assert main([*run, "--device", "cpu", "--validate-every", "0"]) == 0
+
+
+def test_only_organs_of_the_table_that_can_be_missing_are_drawn(prepared, tmp_path, capsys) -> None:
+    for name in ("tumour", "liver", "gizzard"):
+        assert main(["complete", str(prepared), str(tmp_path / "out"), "--classes", name]) == 1
+        assert f"'{name}' cannot be drawn; choose of spleen." in capsys.readouterr().err
+    assert organs_named(["spleen", "spleen"], anatomy_of(prepared)) == ["spleen"]
+
+
+def test_another_completion_or_another_folder_is_refused(prepared, completed, tmp_path, capsys) -> None:
+    held = json.loads((completed / "prepared.json").read_text())
+    assert held["completed"] == ["spleen"]
+    other = tmp_path / "other"
+    shutil.copytree(completed, other)
+    (other / "prepared.json").write_text(json.dumps(held | {"seed": 9}))
+    assert main(words(prepared, other)) == 1
+    assert "other cases" in capsys.readouterr().err
+    with pytest.raises(SourceError, match="no cases of a data set"):
+        anatomy_of(tmp_path)
+
+
+def test_an_organ_that_too_few_show_is_refused(prepared, tmp_path, capsys) -> None:
+    few = tmp_path / "few"
+    shutil.copytree(prepared, few)
+    for path in case_paths(few / "train")[3:]:
+        path.unlink()
+    assert main(words(few, tmp_path / "out")) == 1
+    assert "show spleen" in capsys.readouterr().err
+
+
+def test_every_other_draw_shows_a_wanted_class(prepared) -> None:
+    rare = next(p for p in case_paths(prepared / "train") if (load_case(p).label_map == TUMOUR).any())
+    paths = [rare, *(p for p in case_paths(prepared / "train") if not (load_case(p).label_map == TUMOUR).any())]
+    source = PartialCases(paths, [[0]])
+    shows = [(source.draw(torch.Generator().manual_seed(k))[1] == TUMOUR).any().item() for k in range(60)]
+    assert 0.4 < np.mean(shows) < 0.85
+    first, again = (source.draw(torch.Generator().manual_seed(3))[0] for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def losses(logits, labels) -> float:
+    return float(partial_losses(logits, labels, torch.tensor([SPLEEN]), TUMOUR)["total"])
+
+
+def test_an_organ_nobody_drew_may_be_anywhere_but_on_a_drawn_one() -> None:
+    labels = torch.ones(1, 8, 8, 8, dtype=torch.long) * LIVER
+    labels[:, :4] = 0
+    here = torch.zeros(1, 4, 8, 8, 8)
+    here.scatter_(1, labels[:, None], 9.0)
+    drawn = here.clone()
+    drawn[:, :, :2] = 0
+    drawn[:, SPLEEN, :2] = 9.0
+    assert losses(drawn, labels) == pytest.approx(losses(here, labels), abs=1e-3)
+    shown = labels.clone()
+    shown[:, 7] = SPLEEN  # somebody drew it: elsewhere it is not
+    assert losses(drawn, shown) > losses(here, shown) + 0.5
+
+
+def test_lesion_voxels_say_nothing_of_the_organ_below() -> None:
+    labels = torch.zeros(1, 8, 8, 8, dtype=torch.long)
+    labels[:, :2] = SPLEEN
+    labels[:, 6:] = TUMOUR
+    logits = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    other = logits.clone()
+    other[:, :, 6:] = torch.randn(1, 4, 2, 8, 8)
+    assert losses(other, labels) == pytest.approx(losses(logits, labels), abs=1e-5)
+
+
+def test_only_the_largest_piece_is_drawn_and_only_where_it_is_large_enough(prepared) -> None:
+    anatomy = anatomy_of(prepared)
+    assert organ_ids(anatomy) == [SPLEEN]
+    label_map = np.zeros((8, 8, 8), np.uint8)
+    label_map[:2], label_map[6:] = LIVER, TUMOUR
+    chances = np.zeros((4, 8, 8, 8), np.float32)
+    chances[SPLEEN, 1:4, :4, :4] = chances[SPLEEN, 4:, 7, 7] = 0.9
+    out, drawn = draw_missing(label_map, chances, {SPLEEN: 10}, anatomy)
+    assert drawn == {SPLEEN: 48}
+    assert (out[1:4, :4, :4] == SPLEEN).all()
+    assert (out[6:] == TUMOUR).all()
+    assert draw_missing(label_map, chances, {SPLEEN: 49}, anatomy)[1] == {}
+    label_map[5, 5, 5] = SPLEEN
+    assert np.array_equal(draw_missing(label_map, chances, {SPLEEN: 1}, anatomy)[0], label_map)
+
+
+def test_logits_have_the_grid_of_the_ct() -> None:
+    logits = Segmenter(num_classes=5, channels=(4, 8, 8), num_res_units=1)(torch.zeros(2, 1, 16, 24, 32))
+    assert logits.shape == (2, 5, 16, 24, 32)
+    assert logits.dtype == torch.float32
