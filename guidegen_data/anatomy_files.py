@@ -26,20 +26,29 @@ def read_anatomy(path: Path) -> Anatomy:
     Of a class only `id` and `name` must be there. AnatomyError too when a table of that name has other classes.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise AnatomyError(f"expected a YAML anatomy at {path}, got {type(error).__name__}.") from error
+    return parse_anatomy(text, str(path))
+
+
+def parse_anatomy(text: str, where: str) -> Anatomy:
+    """The anatomy that a YAML text describes, as `read_anatomy` reads a file; errors name `where` it is from."""
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise AnatomyError(f"expected a YAML anatomy at {where}, got {type(error).__name__}.") from error
     if not isinstance(data, dict):
-        raise AnatomyError(f"{path} must be a mapping with name, classes and organs, got {type(data).__name__}.")
+        raise AnatomyError(f"{where} must be a mapping with name, classes and organs, got {type(data).__name__}.")
     try:
         anatomy = _anatomy(data)
     except GuideGenError:
         raise
     except (TypeError, KeyError, ValueError) as error:
         raise AnatomyError(
-            f"{path} is no anatomy: {error}; compare it with one that `guidegen prepare` wrote."
+            f"{where} is no anatomy: {error}; compare it with one that `guidegen prepare` wrote."
         ) from error
-    return register(anatomy, str(path))
+    return register(anatomy, where)
 
 
 def register(anatomy: Anatomy, source: str = "") -> Anatomy:
@@ -70,12 +79,15 @@ def anatomy_from(name_or_path: str | Path) -> Anatomy:
 
 def write_anatomy(anatomy: Anatomy, path: Path) -> None:
     """Writes an anatomy as `read_anatomy` reads it."""
+    path.write_text(anatomy_text(anatomy), encoding="utf-8")
+
+
+def anatomy_text(anatomy: Anatomy) -> str:
+    """An anatomy as YAML."""
     data = _plain(asdict(anatomy))
     data["region_organs"] = {k: sorted(v) for k, v in anatomy.region_organs.items()}
     text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
-    path.write_text(
-        "# Anatomy of a GuideGen model: mm, ml, HU. `guidegen prepare` measures ranges, places and sizes.\n" + text
-    )
+    return "# Anatomy of a GuideGen model: mm, ml, HU. `guidegen prepare` measures ranges, places and sizes.\n" + text
 
 
 def _anatomy(data: dict[str, Any]) -> Anatomy:

@@ -57,6 +57,7 @@ def test_a_finished_folder_holds_just_what_the_contract_names(shards: Path) -> N
         [
             *tars,
             "README.md",
+            "anatomy.yaml",
             "croissant.json",
             "histograms.png",
             "index.json",

@@ -55,6 +55,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], set[int]]] = {
     "padding altered": (lambda d: flip(d / "shard-000001.tar", bytes(1024), 1000), set()),
     "shard missing": (lambda d: (d / "shard-000000.tar").unlink(), {0, 1}),
     "shard truncated": (lambda d: (d / "shard-000001.tar").write_bytes(b"x" * 700), {2, 3}),
+    "label table missing": (lambda d: (d / "anatomy.yaml").unlink(), set()),
+    "label table damaged": (lambda d: (d / "anatomy.yaml").write_text("name: torso"), set()),
     "index missing": (lambda d: (d / "index.json").unlink(), set()),
     "index damaged": (lambda d: (d / "index.json").write_text('{"shards": 3}'), set()),
     "manifest altered": (lambda d: flip(d / "manifest.jsonl", b'"passed": true', 4), set()),

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     anatomy = completion.anatomy_of(args.prepared)
     classes = organs_named(args.classes, anatomy)
     completion.claim(args.prepared, args.out, classes)
-    recipe, every = segmenter_recipe(args.num_steps), max(1, args.num_steps // 5)
+    recipe, every = segmenter_recipe(args.num_steps), max(1, args.num_steps // 6)
     recipe = replace(recipe, fit=replace(recipe.fit, validate_every=every))
     setting = Setting(args.out / "segmenter", recipe, anatomy, args.device)
     bar = tqdm(total=args.num_steps, desc="training", unit="step", disable=None)

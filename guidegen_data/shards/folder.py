@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from guidegen_data.anatomy import anatomy_named
+from guidegen_data.anatomy_files import anatomy_text
 from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.shards import manifest
 from guidegen_data.shards.card import write_card
@@ -45,6 +47,8 @@ class ShardFolder:
                     self.folder.remove(f"{under}/{name}".lstrip("/"))
         if self.folder.size(RUN) is None:
             write_text(self.folder, RUN, manifest.to_json(manifest.run_record(config)) + "\n")
+        if self.folder.size(manifest.ANATOMY) is None:
+            write_text(self.folder, manifest.ANATOMY, anatomy_text(anatomy_named(config.recipe.anatomy)))
         self._ledger = Ledger(self.folder, config)
         # Of every block that waits: how often each of its cases was rejected.
         self._waiting: dict[int, list[int]] = self._find_blocks()

@@ -10,14 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Any
 
+from guidegen_data.anatomy_files import parse_anatomy
 from guidegen_data.case import Case
-from guidegen_data.errors import ShardError
+from guidegen_data.errors import AnatomyError, ShardError
 from guidegen_data.shards.storage import Folder
 
 FORMAT = 1
 RUN, INDEX, MANIFEST, REJECTS, CARD = "run.json", "index.json", "manifest.jsonl", "rejects.jsonl", "README.md"
 HISTOGRAMS, CROISSANT, MODEL_CARD = "histograms.png", "croissant.json", "model-card.md"
-FILES = (RUN, INDEX, MANIFEST, REJECTS, CARD, HISTOGRAMS, CROISSANT, MODEL_CARD)
+#: The label table of the cases with its measured ranges: the model's own, which a new process does not know.
+ANATOMY = "anatomy.yaml"
+FILES = (RUN, ANATOMY, INDEX, MANIFEST, REJECTS, CARD, HISTOGRAMS, CROISSANT, MODEL_CARD)
 WORK = ".partial"
 CT, LABEL, REPORT, META = "ct.nii.gz", "label.nii.gz", "report.txt", "meta.json"
 MEMBERS = (CT, LABEL, REPORT, META)
@@ -227,6 +230,20 @@ def read_config(folder: Folder) -> RunConfig:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ShardError(f"{folder.url}/{RUN} is not of shard format {FORMAT}; it belongs to something else.")
     return RunConfig.from_dict(record.get("config", {}))
+
+
+def know_anatomy(folder: Folder) -> None:
+    """Makes the label table of a shard folder known by its name; a folder without one has a table that comes with us.
+
+    ShardError when it is damaged, or another table of that name is known already.
+    """
+    if folder.size(ANATOMY) is None:
+        return
+    try:
+        with folder.open(ANATOMY) as file:
+            parse_anatomy(file.read().decode("utf-8"), f"{folder.url}/{ANATOMY}")
+    except (OSError, UnicodeDecodeError, AnatomyError) as error:
+        raise _damaged(folder, ANATOMY, error) from error
 
 
 def read_index(folder: Folder) -> list[ShardEntry]:

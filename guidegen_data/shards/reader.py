@@ -20,10 +20,12 @@ from isal.igzip_lib import IsalError
 from guidegen_data.case import Case
 from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.reports.findings import Findings
-from guidegen_data.shards.manifest import CT, LABEL, MEMBERS, META, REPORT, ShardEntry, read_index
+from guidegen_data.shards.manifest import CT, LABEL, MEMBERS, META, REPORT, ShardEntry, know_anatomy, read_index
 from guidegen_data.shards.storage import Folder, folder_at
 
 _MEND = "copy it again, or delete it and run the same guidegen-shard command, which makes it anew"
+#: Folders whose label table this process has read.
+TABLES_KNOWN: set[str] = set()
 Extents = Mapping[str, Mapping[str, tuple[int, int]]]
 
 
@@ -75,6 +77,9 @@ class TarCases:
 
     def case(self, key: str) -> Case:
         """The case, with its metadata as `provenance`. ShardError when a byte of it was altered."""
+        if self.folder.url not in TABLES_KNOWN:
+            know_anatomy(self.folder)
+            TABLES_KNOWN.add(self.folder.url)
         return decode_case(key, self.members(key), self.url)
 
     def _read(self, key: str, suffixes: Sequence[str]) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from guidegen_data.shards import manifest
 from guidegen_data.shards.folder import is_shard
 from guidegen_data.shards.manifest import INDEX, MANIFEST, MEMBERS, REJECTS, RunConfig, ShardEntry, key_of
 from guidegen_data.shards.plan import findings_of_reports
-from guidegen_data.shards.reader import TarCases
+from guidegen_data.shards.reader import TABLES_KNOWN, TarCases
 from guidegen_data.shards.storage import Folder, file_sha256, folder_at
 
 _AGAIN = "run the same guidegen-shard command again"
@@ -45,6 +45,11 @@ def problems(location: str | os.PathLike[str] | Folder) -> Iterator[Problem]:
     """
     folder = folder_at(location)
     config = manifest.read_config(folder)
+    try:
+        manifest.know_anatomy(folder)
+    except ShardError as error:
+        yield Problem(manifest.ANATOMY, "", str(error))
+        TABLES_KNOWN.add(folder.url)  # its cases are judged by the table of that name that is known
     try:
         entries = manifest.read_index(folder)
     except ShardError as error:
@@ -86,7 +91,7 @@ def _check_index(folder: Folder, config: RunConfig, entries: list[ShardEntry]) -
     with suppress(ShardError):
         if manifest.read_json(folder, INDEX) != manifest.index_of(config, entries):
             yield Problem(INDEX, "", "its totals are not those of its shards")
-    for name in (manifest.CARD, manifest.CROISSANT, manifest.HISTOGRAMS):
+    for name in (manifest.ANATOMY, manifest.CARD, manifest.CROISSANT, manifest.HISTOGRAMS):
         if folder.size(name) is None:
             yield Problem(name, "", f"missing; {_AGAIN}")
 

@@ -1,0 +1,77 @@
+"""A shard folder carries its label table: cases of a user's own model are read and judged where nobody knows it."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ellipsoids import EllipsoidGenerator
+
+from guidegen_data.anatomy import ANATOMIES, TORSO
+from guidegen_data.anatomy_files import read_anatomy, register
+from guidegen_data.dataset import GuideGenDataset
+from guidegen_data.errors import ShardError
+from guidegen_data.shards import reader
+from guidegen_data.shards.manifest import RunConfig
+from guidegen_data.shards.plan import make_recipe
+from guidegen_data.shards.verify import problems
+from guidegen_data.shards.workers import make_shards
+
+
+def ranged(name: str):
+    """The torso's table with a liver as bright as no liver is, as measured on somebody's data."""
+    bright = tuple(replace(c, hu=(90.0, 110.0)) if c.name == "liver" else c for c in TORSO.classes)
+    return replace(TORSO, name=name, classes=bright)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Shards of a model with its own table, and a process that has forgotten it."""
+    monkeypatch.setattr(reader, "TABLES_KNOWN", set())
+    monkeypatch.setitem(ANATOMIES, "mine", TORSO)  # so that the name is gone again after the test
+    del ANATOMIES["mine"]
+    table = register(ranged("mine"))
+    generator = EllipsoidGenerator(misses=0, anatomy=replace(table, shape=(32, 32, 32), spacing_mm=(12.0, 12.0, 12.0)))
+    config = RunConfig(make_recipe(generator, seed=3, templates="torso"), n=2, model="ellipsoids", shard_size=2)
+    for _ in make_shards(tmp_path / "out", config, lambda: generator):
+        pass
+    del ANATOMIES["mine"]
+    return tmp_path / "out"
+
+
+def test_cases_of_an_unknown_table_are_read(folder) -> None:
+    dataset = GuideGenDataset(str(folder))
+    assert dataset.labels["liver"] == TORSO.ids["liver"]
+    assert len(list(dataset)) == 2
+    assert read_anatomy(folder / "anatomy.yaml") == ranged("mine")
+
+
+def test_a_new_process_finds_all_well(folder) -> None:
+    words = [sys.executable, "-m", "guidegen_data.cli.main", "verify", str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_cases_are_judged_by_the_ranges_of_their_own_table(folder) -> None:
+    assert list(problems(folder)) == []
+    del ANATOMIES["mine"]
+    path = folder / "anatomy.yaml"
+    path.write_text(path.read_text().replace("[90.0, 110.0]", "[900.0, 1100.0]"))
+    assert any("quality verdict" in problem.what for problem in problems(folder))
+
+
+def test_another_table_of_that_name_is_refused(folder, monkeypatch) -> None:
+    monkeypatch.setitem(ANATOMIES, "mine", replace(ranged("mine"), regions=("elbow",)))
+    with pytest.raises(ShardError, match="other classes"):
+        GuideGenDataset(str(folder))[0]
+
+
+def test_folders_from_before_there_were_tables_are_read(folder, tmp_path) -> None:
+    register(ranged("mine"))
+    older = tmp_path / "older"
+    shutil.copytree(folder, older)
+    (older / "anatomy.yaml").unlink()
+    assert len(GuideGenDataset(str(older))) == 2
+    assert GuideGenDataset(str(older))[0]["label"].shape[1:] == (32, 32, 32)
