@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.downstream_arms import ARMS, Sizes, Sources, arms_named
+from benchmarks.downstream_arms import ARMS, Sizes, Sources, arms_named, facts
 from benchmarks.downstream_curve import draw
 from benchmarks.downstream_generators import refuse_leak, strict_model
 from benchmarks.downstream_scores import score_folder
@@ -146,6 +146,7 @@ class Benchmark:
             "num_iterations": self.schedule.num_iterations,
             "num_bootstrap_draws": NUM_DRAWS,
             "num_missing": len(wanted) - len(runs),
+            "generated": {f.parent.name: facts(f.parent) for f in sorted(self.work.glob("shards/*/manifest.jsonl"))},
             "summary": summary(runs, list(ARMS)),
             "trainings": [{k: v for k, v in run.items() if k != "cases"} for run in runs],
             "mean_dice_of_cases": {Training(r["arm"], r["k"], r["seed"]).name: case_dices(r) for r in runs},

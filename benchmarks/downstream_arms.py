@@ -77,23 +77,22 @@ class Sources:
 
     def shards(self, source: str) -> Path:
         """The whole shard folder of a source, made where it is not there yet."""
-        num_cases = self.sizes.of(source, len(self.real))
+        num_cases = self._num_cases(source)
         folder = (self.real_folder if source in OF_REAL_CASES else self.folder) / source
         if source == "guidegen":
             # Always, since it refuses a folder that another model filled.
             words = ["--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16]
             words += [word for text in complete_reports(num_cases) for word in ("--report", text)]
             Commands().guidegen("generate", "shard", *words)
-        elif source == "guidegen-complete":
-            generated = self.shards("guidegen")
-            numbers, reader = complete_cases(generated), ShardReader(generated)
-            if num_whole(folder) != len(numbers):
-                self._refuse_other_model(folder)
-                write_cases(lambda number: reader[numbers[number]], len(numbers), folder)
         elif num_whole(folder) != num_cases:
             self._refuse_other_model(folder)
             write_cases(self._maker(source), num_cases, folder)
         return folder
+
+    def _num_cases(self, source: str) -> int:
+        if source == "guidegen-complete":
+            return len(complete_cases(self.shards("guidegen")))
+        return self.sizes.of(source, len(self.real))
 
     def fingerprint(self) -> str:
         """What tells this generator from any other."""
@@ -114,7 +113,11 @@ class Sources:
             pipe = _loaded(str(self.model))
             make = from_mask if source == "real-masks" else through_autoencoder
             return lambda number: make(pipe, load_case(prepared[number]), number)
-        reader = ShardReader(self.shards("guidegen"))
+        generated = self.shards("guidegen")
+        reader = ShardReader(generated)
+        if source == "guidegen-complete":
+            numbers = complete_cases(generated)
+            return lambda number: reader[numbers[number]]
         if source == "synthseg":
             return lambda number: random_texture(reader[number], number)
         return lambda number: reader[number]
@@ -126,9 +129,24 @@ class Sources:
         return prepare_real_cases(self.real, self.real_folder / f"{source}-prepared", copies)
 
 
+def facts(folder: Path) -> dict[str, Any]:
+    """What is in a shard folder: cases, attempts that were rejected, and of each organ in how many cases it shows."""
+    volumes = _volumes(folder)
+    return {
+        "num_cases": len(volumes),
+        "num_rejected": len((folder / "rejects.jsonl").read_text().splitlines()),
+        "num_showing": {organ: sum(held[organ] >= ABSENT_ML for held in volumes) for organ in ORGANS},
+        "num_complete": sum(all(held[organ] >= ABSENT_ML for organ in ORGANS) for held in volumes),
+    }
+
+
+def _volumes(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line)["volumes_ml"] for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
 def complete_cases(folder: Path) -> list[int]:
     """Numbers of the cases of a shard folder in which no organ counts as absent. SystemExit when there is none."""
-    volumes = [json.loads(line)["volumes_ml"] for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    volumes = _volumes(folder)
     numbers = [n for n, held in enumerate(volumes) if all(held[organ] >= ABSENT_ML for organ in ORGANS)]
     if not numbers:
         sys.exit(f"none of the {len(volumes)} cases of {folder} shows every organ; generate more.")

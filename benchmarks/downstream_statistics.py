@@ -92,14 +92,20 @@ def _against_real(arm: Runs, real: Runs, cases: Sequence[str]) -> dict[str, Any]
         compared[figure] = {"difference": _rounded(by_case.mean(), digits), "interval_95": interval}
         if figure == "dice":
             compared["p_wilcoxon"] = wilcoxon(by_case)
-            compared["organs"] = {}
+            compared["organs"], compared["without"] = {}, {}
             for o, organ in enumerate(ORGANS):
-                column = mean_where_there(gains[:, :, o], 0)
-                column = column[~np.isnan(column)]
-                if len(column):
-                    interval = [_rounded(v) for v in bootstrap(column)]
-                    compared["organs"][organ] = {"difference": _rounded(column.mean()), "interval_95": interval}
+                compared["organs"] |= _gain(organ, mean_where_there(gains[:, :, o], 0))
+                compared["without"] |= _gain(organ, _case_means(np.delete(gains, o, axis=2)))
     return compared
+
+
+def _gain(organ: str, by_case: np.ndarray) -> dict[str, Any]:
+    """The organ with mean and interval of the differences that are no NaN; nothing where there is none."""
+    held = by_case[~np.isnan(by_case)]
+    if not len(held):
+        return {}
+    interval = [_rounded(v) for v in bootstrap(held)]
+    return {organ: {"difference": _rounded(held.mean()), "interval_95": interval}}
 
 
 def _rounded(value: Any, digits: int = 4) -> float | None:

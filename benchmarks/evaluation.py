@@ -18,7 +18,7 @@ from benchmarks.record import RESULTS, save
 from guidegen_data.case import Case
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.lesions import find_lesions
-from guidegen_data.metrics.evaluation import cases_for, figures_of, real_cases
+from guidegen_data.metrics.evaluation import cases_for, figures_of, real_cases, share_of
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.preview import preview_sheet
 from guidegen_data.quality import verdict
@@ -32,9 +32,7 @@ def target_places(made: Sequence[Case]) -> dict[str, Any]:
         for asked in case.findings.lesions:
             sides.append(any(f.organ == asked.organ for f in found))
             levels.append(any(f.site == asked.site for f in found))
-    shares = {name: round(sum(hits) / len(hits), 3) if hits else None for name, hits in
-              (("side", sides), ("level", levels))}  # fmt: skip
-    return {"N": len(sides), **shares}
+    return {"N": len(sides), "side": share_of(sides), "level": share_of(levels)}
 
 
 def main() -> None:

@@ -8,21 +8,15 @@ PNG of them with the validations.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.record import RESULTS, save
-from guidegen_data.training.provenance import run_facts
+from guidegen_data.training.provenance import read_lines, run_facts
 
 _TOLD = ("recipe", "data", "patients", "examples_a_step", "steps", "best_step", "validation")
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def thinned(log: list[dict[str, Any]], points: int, before: int = 0) -> list[dict[str, float]]:
@@ -38,9 +32,9 @@ def stage_curve(runs: list[Path], points: int) -> dict[str, Any]:
     """Losses, validations and core-seconds of runs that follow each other."""
     training, validation, about, before, seconds = [], [], [], 0, 0.0
     for run in runs:
-        log = lines(run / "log.jsonl")
+        log = read_lines(run / "log.jsonl")
         training += thinned(log, points, before)
-        for line in lines(run / "validation.jsonl"):
+        for line in read_lines(run / "validation.jsonl"):
             validation.append({**{k: v for k, v in line.items() if k != "best"}, "step": before + line["step"] + 1})
         facts = run_facts(run)
         about.append({k: facts[k] for k in _TOLD if k in facts})

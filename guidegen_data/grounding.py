@@ -46,11 +46,10 @@ def expected_volumes_ml(findings: Findings) -> dict[int, float]:
 
     Counts all organs that a scan of this region shows and nobody said to be absent; those of unknown size count 0.
     """
-    anatomy = findings.anatomy
-    shown = anatomy.region_organs.get(findings.region, frozenset())
+    anatomy, shown = findings.anatomy, findings.organs_shown()
     volumes: dict[int, float] = {}
     for organ in anatomy.organs:
-        if organ.name in shown and findings.organs.get(organ.name) != "absent":
+        if organ.name in shown:
             low, high = anatomy.size_ml.get(organ.name, (0.0, 0.0))
             usual = {"enlarged": high, "small": 0.5 * low}.get(findings.organs.get(organ.name, ""), low)
             class_id = anatomy.ids[organ.class_name]

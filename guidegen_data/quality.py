@@ -111,7 +111,7 @@ def _check_presence(case: Case | Draft) -> Iterator[dict[str, Any]]:
     absent = [organ for organ, status in case.findings.organs.items() if status == "absent"]
     for organ in absent:
         yield _check(f"{organ} absent (ml)", volumes[organ], (0.0, TRACE_ML))
-    expected = case.anatomy.region_organs.get(case.findings.region, frozenset()) - set(absent)
+    expected = case.findings.organs_shown()
     if expected:
         share = sum(volumes[organ] > TRACE_ML for organ in expected) / len(expected)
         yield _check(f"share of the {case.findings.region}'s organs present", share, PRESENT_SHARE)

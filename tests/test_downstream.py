@@ -12,7 +12,7 @@ from scipy import stats
 
 from benchmarks import downstream, downstream_train, record
 from benchmarks.downstream import Benchmark, Training, case_dices, trainings
-from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_cases, complete_reports
+from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_cases, complete_reports, facts
 from benchmarks.downstream_generators import refuse_leak
 from benchmarks.downstream_scores import ORGANS, dice, hd95_mm, score_case, score_folder
 from benchmarks.downstream_segmenter import CONFIGURATION, Schedule, small_plans
@@ -157,7 +157,10 @@ def test_an_organ_that_was_not_found_is_told_and_its_distance_compared_in_no_pai
     row = summary([real, worse], list(ARMS))["k"]["5"]["synthseg"]
     assert row["organs"]["mandible"] == {"dice": 0.0, "hd95_mm": None, "not_found": 30}
     assert row["against_real"]["hd95_mm"]["difference"] == 0
-    assert "mandible" in row["against_real"]["organs"]
+    gains = row["against_real"]
+    assert "mandible" in gains["organs"]
+    assert gains["without"]["mandible"] == {"difference": 0.0, "interval_95": [0.0, 0.0]}
+    assert gains["without"]["larynx"]["difference"] < gains["dice"]["difference"] < 0
 
 
 def test_neither_a_test_patient_nor_a_chosen_patient_taught_the_generator(openkbp) -> None:
@@ -243,6 +246,11 @@ def test_only_cases_that_show_every_organ_are_complete(tmp_path) -> None:
     rows = [whole, whole | {"esophagus": 0.9}, whole | {"bone": 0.0}]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps({"volumes_ml": row}) + "\n" for row in rows))
     assert complete_cases(tmp_path) == [0, 2]
+    (tmp_path / "rejects.jsonl").write_text("{}\n{}\n")
+    told = facts(tmp_path)
+    assert (told["num_cases"], told["num_complete"], told["num_rejected"]) == (3, 2, 2)
+    assert told["num_showing"]["esophagus"] == 2
+    assert told["num_showing"]["mandible"] == 3
     (tmp_path / "manifest.jsonl").write_text(json.dumps({"volumes_ml": rows[1]}) + "\n")
     with pytest.raises(SystemExit, match="none of the 1 cases"):
         complete_cases(tmp_path)

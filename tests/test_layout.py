@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_pipeline
 from torch import Tensor
 
 from guidegen_data.anatomy import HEAD_NECK, TORSO
@@ -16,7 +17,6 @@ from guidegen_data.reports.fields import field_names
 from guidegen_data.reports.findings import Findings, Lesion
 from guidegen_data.training.initial import Initial, initial_network
 from guidegen_data.training.masks import MaskData, fit_layouts
-from tests.tiny import tiny_pipeline
 
 BODY, ORGAN, LESION = 1, 2, 3
 FIELDS = field_names(TORSO)
@@ -108,7 +108,7 @@ def network() -> MaskSampler:
 
 
 def told(layout: Tensor) -> MaskCondition:
-    batch = 2 if layout is None else len(layout)
+    batch = len(layout)
     return MaskCondition(
         torch.rand(batch, 2, 8), torch.zeros(batch, len(FIELDS)), torch.zeros(batch, 16, 16, 16), layout
     )

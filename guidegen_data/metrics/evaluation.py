@@ -130,13 +130,14 @@ def consistency(made: Sequence[Case], anatomy: Anatomy) -> dict[str, Any]:
         organs += [seen.organs.get(organ) == status for organ, status in graded.items()]
         habitus += [seen.habitus == case.findings.habitus] if case.findings.habitus else []
     return {
-        "lesions": {"N": len(lesions), **{k: _share([x == k for x in lesions]) for k in ("acc", "err", "mis")}},
-        "organ_statuses": {"N": len(organs), "found": _share(organs)},
-        "habitus": {"N": len(habitus), "found": _share(habitus)},
+        "lesions": {"N": len(lesions), **{k: share_of([x == k for x in lesions]) for k in ("acc", "err", "mis")}},
+        "organ_statuses": {"N": len(organs), "found": share_of(organs)},
+        "habitus": {"N": len(habitus), "found": share_of(habitus)},
     }
 
 
-def _share(hits: Sequence[bool]) -> float | None:
+def share_of(hits: Sequence[bool]) -> float | None:
+    """The share of hits to three digits; None of nothing."""
     return round(float(np.mean(hits)), 3) if hits else None
 
 

@@ -96,7 +96,8 @@ class LayoutPrior(nn.Module):
 
         num_components = min(len(self.share), max(1, len(layouts) // 25))
         mixture = GaussianMixture(num_components, covariance_type="full", reg_covar=0.05, random_state=seed, n_init=3)
-        belongs = torch.from_numpy(mixture.fit(layouts.double().numpy()).predict_proba(layouts.double().numpy()))
+        points = layouts.double().numpy()
+        belongs = torch.from_numpy(mixture.fit(points).predict_proba(points))
         belongs = belongs.to(layouts)
         counts = belongs.sum(dim=0)
         rate = (belongs.T @ facts + 0.5) / (counts[:, None] + 1)

@@ -87,6 +87,11 @@ class Findings:
         self.anatomy.organ_of(organ)
         return self.organs.get(organ, "normal")
 
+    def organs_shown(self) -> frozenset[str]:
+        """Report names of the organs that a scan of the region shows and nobody said to be absent."""
+        shown = self.anatomy.region_organs.get(self.region, frozenset())
+        return shown - {organ for organ, status in self.organs.items() if status == "absent"}
+
     def prompt(self) -> str:
         """The one canonical sentence form both stages are conditioned on, whatever words the report used."""
         parts = [f"CT {self.region}", self.phase or "phase not stated"]

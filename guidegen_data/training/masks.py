@@ -149,10 +149,11 @@ def fit_layouts(network: MaskSampler, data: MaskData) -> None:
     """
     if network.layout is None:
         return
-    if not network.layout.space.basis.any():
-        grid, kinds = network.layout.space.grid, network.num_classes
-        network.layout.space.fit(torch.cat([block_fractions(m[None], kinds, grid) for m in data.healthy.cpu()]))
-    layouts = torch.cat([network.layout.known(m[None].cpu())[:, :-1] for m in data.healthy])
+    space = network.layout.space
+    fractions = torch.cat([block_fractions(m[None], network.num_classes, space.grid) for m in data.healthy.cpu()])
+    if not space.basis.any():
+        space.fit(fractions)
+    layouts = space.project(fractions)
     versions = data.fields.shape[1]
     facts = data.fields.cpu()[:, :, network.layout.facts].flatten(0, 1)
     network.layout.prior.fit(layouts.repeat_interleave(versions, dim=0), facts)
@@ -172,15 +173,13 @@ def load_mask_data(
             f"the sampler's grid {shape} must be a whole fraction of the {anatomy.name} table's {anatomy.shape}; give "
             f"the anatomy another shape, or start without --init."
         )
-    cache = folder / f"masks-{len(paths)}-f{factor}-v{versions}-volumes.pt"
+    cache = folder / f"masks-{len(paths)}-f{factor}-v{versions}-healthy.pt"
     if not cache.exists():
         held = _read_mask_data(paths, anatomy, encoder, factor, versions)
         part = cache.with_suffix(".part")
         torch.save(held, part)
         os.replace(part, cache)
-    held = torch.load(cache, weights_only=True)
-    healthy = [nearest_kept(m, m == anatomy.lesion_id) for m in held["labels"].numpy()]
-    return MaskData(**held, num_classes=anatomy.num_classes, healthy=torch.from_numpy(np.stack(healthy)))
+    return MaskData(**torch.load(cache, weights_only=True), num_classes=anatomy.num_classes)
 
 
 def write_volume_ratio(ratio: Tensor, run_dir: Path) -> None:
@@ -199,12 +198,13 @@ def _read_mask_data(
     paths: list[Path], anatomy: Anatomy, encoder: TextEncoder, factor: int, versions: int
 ) -> dict[str, Tensor]:
     names = field_names(anatomy)
-    labels, places, tokens, fields = [], [], [], []
+    labels, healthy, places, tokens, fields = [], [], [], [], []
     volumes = np.zeros((2, anatomy.num_classes))
     for number, path in enumerate(tqdm(paths, desc="reading cases", unit="case", disable=None)):
         case = load_case(path)
         coarse = coarsen_labels(case.label_map, anatomy, factor)
         labels.append(torch.from_numpy(coarse))
+        healthy.append(torch.from_numpy(nearest_kept(coarse, coarse == anatomy.lesion_id)))
         volumes[0] += np.bincount(case.label_map.ravel(), minlength=anatomy.num_classes) / factor**3
         volumes[1] += np.bincount(coarse.ravel(), minlength=anatomy.num_classes)
         places.append(torch.from_numpy(lesion_places(case.label_map, anatomy, factor)))
@@ -212,7 +212,7 @@ def _read_mask_data(
         told = [vary(case.findings, rng) for _ in range(versions)]
         tokens.append(encoder([f.prompt() for f in told]).half())
         fields.append(torch.from_numpy(np.stack([field_values(f, names) for f in told])))
-    parts = {"labels": labels, "places": places, "tokens": tokens, "fields": fields}
+    parts = {"labels": labels, "healthy": healthy, "places": places, "tokens": tokens, "fields": fields}
     ratio = np.where(volumes.min(axis=0) > 0, volumes[0] / np.maximum(volumes[1], 1), 1.0)
     return {name: torch.stack(rows) for name, rows in parts.items()} | {
         "volume_ratio": torch.from_numpy(ratio.astype(np.float32))

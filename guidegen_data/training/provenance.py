@@ -47,9 +47,9 @@ def run_facts(run: Path) -> dict[str, Any]:
     facts = {k: v for k, v in about.items() if k != "autoencoder"}
     if config:
         facts["examples_a_step"] = config.get("batch_size", 1) * config.get("accumulate", 1)
-    if steps := _lines(run / "log.jsonl"):
+    if steps := read_lines(run / "log.jsonl"):
         facts["steps"] = steps[-1]["step"] + 1
-    if best := [line for line in _lines(run / "validation.jsonl") if line.get("best")]:
+    if best := [line for line in read_lines(run / "validation.jsonl") if line.get("best")]:
         facts["best_step"] = best[-1]["step"] + 1
         facts["validation"] = {k: v for k, v in best[-1].items() if k not in ("step", "best")}
     return facts
@@ -109,5 +109,6 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -127,7 +127,7 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
 
     start_from(model, setting.initial, Initial.MASKS)
     fit_layouts(model, data)
-    layouts = copy.deepcopy(model.layout).to(device) if model.layout is not None else None
+    layouts = model.layout
     yield from fit_stage(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
