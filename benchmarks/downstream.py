@@ -53,6 +53,14 @@ class Training:
         return f"{self.arm}-k{self.k}-seed{self.seed}"
 
 
+def schedule_of(iterations: int) -> Schedule:
+    """The schedule of so many iterations, in epochs as long as ever; SystemExit when they are no whole epochs."""
+    epochs, rest = divmod(iterations, Schedule().num_iterations_per_epoch)
+    if rest or not epochs:
+        sys.exit(f"--iterations must be a multiple of {Schedule().num_iterations_per_epoch}, got {iterations}.")
+    return replace(Schedule(), num_epochs=epochs)
+
+
 def trainings(arms: list[str], ks: list[int], seeds: list[int]) -> list[Training]:
     """All cells: every arm of one seed before the next seed, so that what is there early can be compared."""
     return [Training(arm, k, seed) for k in ks for seed in seeds for arm in arms]
@@ -68,7 +76,7 @@ class Benchmark:
         self.test = {ct.name.removesuffix("_ct.nii.gz"): ct for ct in found}
         if not self.test:
             sys.exit(f"{test} holds no NAME_ct.nii.gz with NAME_label.nii.gz to test on; give a folder that does.")
-        self.schedule = _QUICK if args.quick else Schedule()
+        self.schedule = _QUICK if args.quick else schedule_of(args.iterations)
         wanted = Sizes(num_cases=args.num_synthetic)
         self.sizes = replace(_QUICK_SIZES) if args.quick else wanted
         self.settings = {
@@ -153,6 +161,8 @@ class Benchmark:
         }
         name = f"downstream_{self.args.setting}"
         name += "" if self.settings["test"] == "validation" else f"_{self.settings['test']}"
+        if not self.args.quick and self.schedule != Schedule():
+            name += f"_{self.schedule.num_iterations}"
         name += "_quick" if self.args.quick else ""
         save(name, figures)
         draw(figures, RESULTS / f"{name}.png")
@@ -178,6 +188,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--test", type=Path, help="test patients (default OPENKBP/validation)")
     parser.add_argument("--num-synthetic", type=int, default=Sizes().num_cases, help="cases a source (default 200)")
+    usual = Schedule().num_iterations
+    parser.add_argument("--iterations", type=int, default=usual, help=f"of every training (default {usual})")
     parser.add_argument("--train-recipe", default="small", help="strict: recipe of the generator's three stages")
     parser.add_argument(
         "--train-steps", type=int, nargs=3, default=[1000, 4800, 3600], help="strict: of autoencoder, masks, slices"

@@ -34,5 +34,6 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         axis.grid(alpha=0.3)
     left.legend(fontsize=8)
     num_cases = figures["summary"]["num_cases"]
-    figure.suptitle(f"OpenKBP, seven organs, {num_cases} test patients, {figures['setting']} setting")
+    setting = f"{figures['setting']} setting, {figures['num_iterations']:,} iterations"
+    figure.suptitle(f"OpenKBP, seven organs, {num_cases} test patients, {setting}")
     figure.savefig(path, dpi=130)

@@ -143,7 +143,8 @@ def describe(figures: dict[str, Any]) -> list[tuple[str, str]]:
     summed, rows = figures["summary"], []
     for k, arms in summed["k"].items():
         for arm, row in arms.items():
-            what = f"{figures['setting']}, k = {k}, {arm}, {_seeds(row['seeds'])}: mean Dice / HD95"
+            of = f"{figures['num_iterations']:,} iterations, {_seeds(row['seeds'])}"
+            what = f"{figures['setting']}, k = {k}, {arm}, {of}: mean Dice / HD95"
             said = f"{row['mean_dice']:.3f} / {row['mean_hd95_mm']:.1f} mm"
             if compared := row.get("against_real"):
                 gain = compared["dice"]

@@ -121,6 +121,7 @@ def _ray_scaling(figures: dict[str, Any]) -> list[tuple[str, str]]:
 _SECTIONS: dict[str, dict[str, Describe]] = {
     "Does it help a segmentation network?": {
         "downstream_donor": downstream_statistics.describe,
+        "downstream_donor_2400": downstream_statistics.describe,
         "downstream_strict": downstream_statistics.describe,
     },
     "Time and memory": {"throughput": _throughput, "maisi": of.maisi, "mask_networks": _mask_networks},

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import downstream, downstream_train, record
-from benchmarks.downstream import Benchmark, Training, case_dices, trainings
+from benchmarks.downstream import Benchmark, Training, case_dices, schedule_of, trainings
 from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_cases, complete_reports, facts
 from benchmarks.downstream_generators import refuse_leak
 from benchmarks.downstream_scores import ORGANS, dice, hd95_mm, score_case, score_folder
@@ -67,7 +67,7 @@ def openkbp(tmp_path) -> Path:
 
 def benchmark(openkbp: Path, work: Path, **changes: object) -> Benchmark:
     told = {"openkbp": openkbp, "work": work, "setting": "donor", "model": "no-model", "test": None}
-    told |= {"num_synthetic": 200, "train_recipe": "small", "train_steps": [1, 1, 1], "quick": False}
+    told |= {"num_synthetic": 200, "train_recipe": "small", "train_steps": [1, 1, 1], "quick": False, "iterations": 900}
     return Benchmark(argparse.Namespace(**(told | changes)))
 
 
@@ -305,9 +305,27 @@ def test_the_report_says_how_many_trainings_are_missing(openkbp, tmp_path, monke
     assert figures["mean_dice_of_cases"]["real-k5-seed0"] == case_dices(run("real", 0, 0.0))
     assert (tmp_path / "results" / "downstream_donor.png").stat().st_size > 10_000
     rows = dict(describe(figures))
-    said = rows["donor, k = 5, guidegen-0.5, seed 0 alone: mean Dice / HD95"]
+    said = rows["donor, k = 5, guidegen-0.5, 900 iterations, seed 0 alone: mean Dice / HD95"]
     assert "Dice against real +0.050 (+0.050 to +0.050)" in said
     assert rows["trainings of these that are not done yet"] == "3"
+
+
+def test_a_longer_schedule_is_another_result_in_another_folder(openkbp, tmp_path, monkeypatch) -> None:
+    for module in (downstream, record):
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    benchmark(openkbp, tmp_path / "work").claim()
+    longer = benchmark(openkbp, tmp_path / "work", iterations=2400)
+    assert longer.schedule.num_iterations == 2400
+    with pytest.raises(SystemExit, match="other settings"):
+        longer.claim()
+    wanted = trainings(["real"], [5], [0])
+    longer.run_file(wanted[0]).parent.mkdir()
+    longer.run_file(wanted[0]).write_text(json.dumps(run("real", 0, 0.0)))
+    longer.report(wanted)
+    assert [p.name for p in sorted((tmp_path / "results").glob("*.json"))] == ["downstream_donor_2400.json"]
+    for wrong in (0, 920):
+        with pytest.raises(SystemExit, match="multiple of 50"):
+            schedule_of(wrong)
 
 
 def test_predictions_are_scored_in_mm_against_the_contours_beside_the_ct(openkbp, tmp_path) -> None:

@@ -23,6 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder for the completed cases")
     parser.add_argument("--classes", nargs="+", required=True, metavar="CLASS", help="organs to draw where missing")
     parser.add_argument("--num-steps", type=int, default=1000, help="training steps of one volume (default 1000)")
+    parser.add_argument(
+        "--init", type=Path, metavar="COMPLETED", help="start from the network of that completed folder"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
 
@@ -53,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     completion.claim(args.prepared, args.out, classes)
     recipe, every = segmenter_recipe(args.num_steps), max(1, args.num_steps // 6)
     recipe = replace(recipe, fit=replace(recipe.fit, validate_every=every))
-    setting = Setting(args.out / "segmenter", recipe, anatomy, args.device)
+    initial = None if args.init is None else str(best_or_last(args.init / "segmenter"))
+    setting = Setting(args.out / "segmenter", recipe, anatomy, args.device, initial)
     bar = tqdm(total=args.num_steps, desc="training", unit="step", disable=None)
     with bar:
         for step in train_segmenter(args.prepared, setting, [anatomy.id_of(name) for name in classes]):

@@ -16,6 +16,8 @@ _CENTRE_HU, _HALF_WIDTH_HU = 40.0, 200.0
 _FOLD = 2
 #: Weight of a voxel of an organ: the smallest ones hold one voxel in two thousand.
 _ORGAN_WEIGHT = 10.0
+#: Weight of the sizes of unknown organs, and where their penalty ends: untrained, all are far too large.
+_SIZE_WEIGHT, _MOST_TOO_LARGE = 0.2, 5.0
 
 
 class Segmenter(ModelMixin, ConfigMixin):
@@ -55,13 +57,17 @@ def _folded(x: Tensor) -> Tensor:
     return x.reshape(b, c * _FOLD**3, w, h, d)
 
 
-def partial_losses(logits: Tensor, labels: Tensor, organs: Tensor, lesion_id: int) -> dict[str, Tensor]:
+def partial_losses(
+    logits: Tensor, labels: Tensor, organs: Tensor, lesion_id: int, most: Tensor | None = None
+) -> dict[str, Tensor]:
     """Cross-entropy and Dice loss of logits (B, K, X, Y, Z) where label maps (B, X, Y, Z) lack some of the organs.
 
     `organs` (O,) are the classes that may be left out. Where a label map shows none of such an organ, nobody knows
     where it is: at voxels of the other classes the probability of the label and of every unknown organ count together
     (marginal loss, Shi et al., Medical Image Analysis 2021), and the Dice loss is taken of the organs that are shown.
-    Voxels of lesions say nothing of the organ below them and count nowhere.
+    An unknown organ is held to a size that organs have: what its probabilities sum to above `most` voxels (K,) is
+    penalised (Kervadec et al., Medical Image Analysis 2019). Voxels of lesions say nothing of the organ below them and
+    count nowhere.
     """
     log_p = logits.float().log_softmax(dim=1)
     num_classes = logits.shape[1]
@@ -69,7 +75,7 @@ def partial_losses(logits: Tensor, labels: Tensor, organs: Tensor, lesion_id: in
     counts = torch.stack([torch.bincount(m.flatten(), minlength=num_classes) for m in labels])
     shown = counts[:, organs] > 0
     of_label = log_p.gather(1, labels[:, None])[:, 0]
-    entropies, dices = [], []
+    entropies, dices, sizes = [], [], []
     for b in range(len(labels)):
         unknown = organs[~shown[b]]
         is_organ = torch.isin(labels[b], organs)
@@ -77,6 +83,9 @@ def partial_losses(logits: Tensor, labels: Tensor, organs: Tensor, lesion_id: in
         if len(unknown):
             free = torch.cat([log_p[b, unknown], of_label[b][None]]).logsumexp(dim=0)
             of_either = torch.where(is_organ, of_label[b], free)
+            if most is not None:
+                volumes = log_p[b, unknown].exp().sum(dim=(1, 2, 3))
+                sizes.append((volumes / most[unknown] - 1).clamp(min=0, max=_MOST_TOO_LARGE).mean())
         weight = known[b] * (1 + (_ORGAN_WEIGHT - 1) * is_organ)
         entropies.append(-(of_either * weight).sum() / weight.sum().clamp(min=1))
         for k in organs[shown[b]].tolist():
@@ -84,4 +93,10 @@ def partial_losses(logits: Tensor, labels: Tensor, organs: Tensor, lesion_id: in
             dices.append(1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1))
     entropy = torch.stack(entropies).mean()
     dice = torch.stack(dices).mean() if dices else entropy.new_zeros(())
-    return {"total": entropy + dice, "entropy": entropy.detach(), "dice": dice.detach()}
+    size = torch.stack(sizes).mean() if sizes else entropy.new_zeros(())
+    return {
+        "total": entropy + dice + _SIZE_WEIGHT * size,
+        "entropy": entropy.detach(),
+        "dice": dice.detach(),
+        "size": size.detach(),
+    }

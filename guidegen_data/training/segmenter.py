@@ -18,7 +18,7 @@ from guidegen_data.training.fit import FitConfig, Step, step_generator
 from guidegen_data.training.parallel import join
 from guidegen_data.training.recipes import StageRecipe
 from guidegen_data.training.sheets import label_sheet
-from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
+from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage, load_part
 
 #: Training patients that must show an organ before it is drawn in others.
 MIN_SHOWN = 5
@@ -48,32 +48,43 @@ def organs_named(names: Sequence[str], anatomy: Anatomy) -> list[str]:
 
 @dataclass(frozen=True)
 class PartialCases:
-    """Prepared cases with a CT, and for each wanted class which of them show it. Read from disk at every draw."""
+    """Prepared cases with a CT, and for each wanted class which of them show it. Read from disk at every draw.
+
+    `most` (K,) are the voxels that 19 in 20 of those who show a class do not exceed.
+    """
 
     paths: Sequence[Path]
     showing: Sequence[Sequence[int]]
+    most: Tensor
 
     @classmethod
-    def of(cls, folder: Path, wanted: Sequence[int]) -> PartialCases:
+    def of(cls, folder: Path, wanted: Sequence[int], num_classes: int) -> PartialCases:
         """The cases of a folder; SourceError when none has a CT."""
-        paths, held = [], []
+        paths, counts = [], []
         for path in case_paths(folder):
             case = load_case(path)
             if case.ct_hu is not None:
                 paths.append(path)
-                held.append(set(np.unique(case.label_map).tolist()))
+                counts.append(np.bincount(case.label_map.ravel(), minlength=num_classes))
         if not paths:
             raise SourceError(f"{folder} holds no case with a CT; nothing can be drawn from label maps alone.")
-        return cls(paths, [[i for i, classes in enumerate(held) if k in classes] for k in wanted])
+        voxels = np.stack(counts)
+        shown = [column[column > 0] for column in voxels.T]
+        most = [np.percentile(column, 95) if len(column) else np.inf for column in shown]
+        return cls(paths, [np.flatnonzero(voxels[:, k]).tolist() for k in wanted], torch.tensor(most).float())
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """CT (1, 1, X, Y, Z) in HU and label map (1, X, Y, Z) int64; every other draw shows one of the wanted classes.
+        """CT (1, 1, X, Y, Z) in HU and label map (1, X, Y, Z) int64.
 
-        A function of the generator's state alone.
+        Three of four draws show one of the wanted classes, a rare one as much more often as it is rarer. A function of
+        the generator's state alone.
         """
         u = torch.rand(6, generator=generator).tolist()
         rows = [row for row in self.showing if row]
-        row = rows[int(u[1] * len(rows))] if rows and u[0] < 0.5 else range(len(self.paths))
+        row: Sequence[int] = range(len(self.paths))
+        if rows and u[0] < 0.75:
+            rarity = np.cumsum([1 / len(row) for row in rows])
+            row = rows[int(np.searchsorted(rarity, u[1] * rarity[-1], side="right"))]
         case = load_case(self.paths[row[int(u[2] * len(row))]])
         ct = torch.from_numpy(case.ct_hu)[None, None]
         ct = ct * (1 + _SCALE * (2 * u[3] - 1)) + _SHIFT_HU * (2 * u[4] - 1)
@@ -89,7 +100,7 @@ def train_segmenter(folder: Path, setting: Setting, wanted: Sequence[int]) -> It
     parallel, device = join(setting.device)
     anatomy, batch_size = setting.anatomy, setting.recipe.fit.batch_size
     organs = torch.tensor(organ_ids(anatomy), device=device)
-    source = PartialCases.of(training_folder(folder), wanted)
+    source = PartialCases.of(training_folder(folder), wanted, anatomy.num_classes)
     for k, row in zip(wanted, source.showing, strict=True):
         if len(row) < MIN_SHOWN:
             raise SourceError(
@@ -97,14 +108,17 @@ def train_segmenter(folder: Path, setting: Setting, wanted: Sequence[int]) -> It
                 f"takes {MIN_SHOWN}; leave that class out."
             )
     held = validation_folder(folder) if setting.recipe.fit.validate_every else None
-    apart = None if held is None else PartialCases.of(held, wanted)
+    apart = None if held is None else PartialCases.of(held, wanted, anatomy.num_classes)
     model = Segmenter(num_classes=anatomy.num_classes, **setting.recipe.network)
+    if setting.initial is not None:
+        model = load_part(Segmenter, Path(setting.initial))
+    most = source.most.to(device)
 
     def loss_on(source: PartialCases):
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
             drawn = [source.draw(generator) for _ in range(batch_size)]
             ct, labels = (torch.cat(parts).to(device) for parts in zip(*drawn, strict=True))
-            return partial_losses(model(ct), labels, organs, anatomy.lesion_id)
+            return partial_losses(model(ct), labels, organs, anatomy.lesion_id, most)
 
         return loss_of
 
