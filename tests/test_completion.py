@@ -13,6 +13,7 @@ from guidegen_data.errors import SourceError
 from guidegen_data.models.segmenter import Segmenter, partial_losses
 from guidegen_data.sources.prepared import case_paths, load_case, load_report
 from guidegen_data.training.completion import anatomy_of, draw_missing
+from guidegen_data.training.provenance import model_card
 from guidegen_data.training.segmenter import PartialCases, organ_ids, organs_named
 
 LIVER, SPLEEN, TUMOUR = 1, 2, 3
@@ -101,9 +102,11 @@ def test_killed_half_way_and_run_again_gives_the_same_cases(prepared, completed,
     assert (out / "completed.jsonl").read_text() == "".join(lines)
 
 
-def test_completed_cases_train_a_stage(completed, tmp_path) -> None:
+def test_completed_cases_train_a_stage_and_the_card_tells_of_it(completed, tmp_path) -> None:
     run = ["train", "masks", str(completed), str(tmp_path / "run"), "--recipe", "tiny", "--num-steps", "1"]
     assert main([*run, "--device", "cpu", "--validate-every", "0"]) == 0
+    card = model_card("mine", anatomy_of(completed), tmp_path / "run", tmp_path / "none", "")
+    assert "drawn by `guidegen complete` in some of the 10 files, warped copies counted: spleen (3 files, Dice" in card
 
 
 def test_only_organs_of_the_table_that_can_be_missing_are_drawn(prepared, tmp_path, capsys) -> None:

@@ -11,6 +11,7 @@ from ellipsoids import EllipsoidGenerator
 
 from guidegen_data.anatomy import ANATOMIES, TORSO
 from guidegen_data.anatomy_files import read_anatomy, register
+from guidegen_data.cli.main import main
 from guidegen_data.dataset import GuideGenDataset
 from guidegen_data.errors import ShardError
 from guidegen_data.shards import reader
@@ -60,6 +61,12 @@ def test_cases_are_judged_by_the_ranges_of_their_own_table(folder) -> None:
     path = folder / "anatomy.yaml"
     path.write_text(path.read_text().replace("[90.0, 110.0]", "[900.0, 1100.0]"))
     assert any("quality verdict" in problem.what for problem in problems(folder))
+
+
+def test_a_shard_given_as_a_folder_is_refused_with_what_to_give(folder, capsys) -> None:
+    for command in ("preview", "verify"):
+        assert main([command, str(folder / "shard-000000.tar")]) == 1
+        assert "is a file; give the folder that holds it" in capsys.readouterr().err
 
 
 def test_another_table_of_that_name_is_refused(folder, monkeypatch) -> None:

@@ -220,6 +220,8 @@ def read_json(folder: Folder, name: str) -> Any:
             return json.loads(file.read())
     except FileNotFoundError as error:
         raise ShardError(f"{folder.url} has no {name}, so it is no shard folder; check the path.") from error
+    except NotADirectoryError as error:
+        raise ShardError(f"{folder.url} is a file; give the folder that holds it.") from error
     except (ValueError, OSError) as error:
         raise _damaged(folder, name, error) from error
 

@@ -16,7 +16,10 @@ FILE_NAME = "about.json"
 
 
 def data_facts(folder: Path) -> dict[str, Any]:
-    """Name of a data folder, and of a prepared one its source, layout, and patients a split, refused cases left out."""
+    """Name of a data folder, and of a prepared one its source, layout, and patients a split, refused cases left out.
+
+    And of a completed one which organs were drawn where they were missing, in how many files, and how well.
+    """
     facts: dict[str, Any] = {"data": folder.resolve().name}
     if (folder / "prepared.json").exists():
         held = json.loads((folder / "prepared.json").read_text())
@@ -28,6 +31,8 @@ def data_facts(folder: Path) -> dict[str, Any]:
         with open(folder / "split.csv", encoding="utf-8", newline="") as file:
             kept = {(r["patient"], r["split"]) for r in csv.DictReader(file) if r["case"] not in left_out}
         facts |= {"patients": dict(Counter(split for _, split in kept)), "refused": len(left_out)}
+    if (folder / "completed.json").exists():
+        facts["completed"] = json.loads((folder / "completed.json").read_text())
     return facts
 
 
@@ -93,7 +98,21 @@ def _data(facts: dict[str, Any]) -> str:
     counts = facts["patients"]
     return (
         f"{source}: {counts.get('train', 0)} patients trained on, {counts.get('validation', 0)} kept apart for "
-        f"validation, split by patient; {facts['refused']} cases refused."
+        f"validation, split by patient; {facts['refused']} cases refused.{_completed(facts)}"
+    )
+
+
+def _completed(facts: dict[str, Any]) -> str:
+    if "completed" not in facts:
+        return ""
+    told = []
+    for name, of in facts["completed"]["classes"].items():
+        dice = of["held_out_dice"]
+        how_well = f"Dice {sum(dice) / len(dice):.2f} in {len(dice)} held-out patients" if dice else "not measured"
+        told.append(f"{name} ({of['drawn_in_files']} files, {how_well})")
+    return (
+        f" Organs that planners had left out were drawn by `guidegen complete` in some of the "
+        f"{facts['completed']['files']} files, warped copies counted: {', '.join(told)}."
     )
 
 
