@@ -120,9 +120,12 @@ def _ray_scaling(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 _SECTIONS: dict[str, dict[str, Describe]] = {
     "Does it help a segmentation network?": {
-        "downstream_donor": downstream_statistics.describe,
         "downstream_donor_2400": downstream_statistics.describe,
+        "downstream_donor": downstream_statistics.describe,
         "downstream_strict": downstream_statistics.describe,
+    },
+    "The same with 900 iterations and the first weights of the head-neck model": {
+        "downstream_donor_earlier": downstream_statistics.describe,
     },
     "Time and memory": {"throughput": _throughput, "maisi": of.maisi, "mask_networks": _mask_networks},
     "Does the label map show what the report says?": {
