@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import little_patients
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 from guidegen_data.cli.main import main
-from guidegen_data.errors import SourceError
+from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.segmenter import Segmenter, partial_losses
 from guidegen_data.sources.prepared import case_paths, load_case, load_report
 from guidegen_data.training.completion import anatomy_of, draw_missing
 from guidegen_data.training.provenance import model_card
-from guidegen_data.training.segmenter import PartialCases, organ_ids, organs_named
+from guidegen_data.training.segmenter import PartialCases, organ_ids, organs_named, segmenter_recipe, train_segmenter
+from guidegen_data.training.stages import Setting
 
 LIVER, SPLEEN, TUMOUR = 1, 2, 3
 PATIENTS = 10
@@ -91,7 +93,7 @@ def test_killed_half_way_and_run_again_gives_the_same_cases(prepared, completed,
     out = tmp_path / "again"
     shutil.copytree(completed, out)
     lines = (out / "completed.jsonl").read_text().splitlines(keepends=True)
-    (out / "completed.jsonl").write_text("".join(lines[:5]))
+    (out / "completed.jsonl").write_text("".join(lines[:5]) + lines[5][:9])
     for line in lines[5:]:
         (out / json.loads(line)["file"]).unlink()
     assert main(words(prepared, out)) == 0
@@ -202,6 +204,17 @@ def test_only_the_largest_piece_is_drawn_and_only_where_it_is_large_enough(prepa
     assert draw_missing(label_map, chances, {SPLEEN: 49}, anatomy)[1] == {}
     label_map[5, 5, 5] = SPLEEN
     assert np.array_equal(draw_missing(label_map, chances, {SPLEEN: 1}, anatomy)[0], label_map)
+
+
+def test_a_network_or_a_field_that_does_not_fit_is_refused(prepared, completed, tmp_path, capsys) -> None:
+    other = tmp_path / "other" / "segmenter" / "model"
+    Segmenter(num_classes=7, channels=(4, 8, 8), num_res_units=1).save_pretrained(other)
+    assert main([*words(prepared, tmp_path / "out"), "--init", str(tmp_path / "other")]) == 1
+    assert "draws 7 classes, the two-organs table has 4" in capsys.readouterr().err
+    assert main([*words(prepared, tmp_path / "out2"), "--init", str(completed), "--num-steps", "1"]) == 0
+    setting = Setting(tmp_path / "run", segmenter_recipe(1), replace(anatomy_of(prepared), shape=(32, 36, 32)))
+    with pytest.raises(ModelError, match="multiple of 8 voxels a side"):
+        next(train_segmenter(prepared, setting, [SPLEEN]))
 
 
 def test_logits_have_the_grid_of_the_ct() -> None:

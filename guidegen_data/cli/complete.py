@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         total=total, desc="completing", unit="case", disable=None,
     ):  # fmt: skip
         pass
-    lines = [json.loads(line) for line in (args.out / completion.RECORD).read_text().splitlines()]
+    lines = completion.whole_lines(args.out / completion.RECORD)
     told = {}
     for name in classes:
         drawn = sum(name in line["drawn_ml"] for line in lines)

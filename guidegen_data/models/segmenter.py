@@ -21,7 +21,7 @@ _SIZE_WEIGHT, _MOST_TOO_LARGE = 0.2, 5.0
 
 
 class Segmenter(ModelMixin, ConfigMixin):
-    """CT (B, 1, X, Y, Z) in HU -> logits (B, K, X, Y, Z), float32. X, Y and Z are multiples of 8.
+    """CT (B, 1, X, Y, Z) in HU -> logits (B, K, X, Y, Z), float32. X, Y and Z are multiples of `multiple`.
 
     MONAI's residual U-Net on folded voxels (2 x 2 x 2 of them are channels of one): it sees the whole volume at once,
     so that it tells left from right and one end of an organ from the other. The CT is given twice, companded and in a
@@ -41,6 +41,11 @@ class Segmenter(ModelMixin, ConfigMixin):
             num_res_units=num_res_units,
         )
         self.head = nn.Conv3d(channels[0], num_classes, kernel_size=1)
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a volume must be multiples of."""
+        return _FOLD * 2 ** (len(self.config.channels) - 2)
 
     def forward(self, ct_hu: Tensor) -> Tensor:
         """Logits of the classes at every voxel."""

@@ -68,6 +68,15 @@ def least_volumes_ml(prepared: Path, classes: Sequence[str]) -> dict[str, float]
     return {name: _LEAST_OF_SMALL * float(np.percentile(ml, 5)) for name, ml in held.items() if ml}
 
 
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file, none where there is none; a last line that a killed run cut off is removed."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith("\n"):
+        write_text(path, "".join(lines[:-1]))
+        lines.pop()
+    return [json.loads(line) for line in lines]
+
+
 @torch.inference_mode()
 def probabilities(model: Segmenter, ct_hu: np.ndarray) -> np.ndarray:
     """Class probabilities (K, X, Y, Z) float32 of a CT (X, Y, Z) in HU."""
@@ -124,8 +133,7 @@ def complete(prepared: Path, out: Path, model: Segmenter, classes: Sequence[str]
     voxel_ml = float(np.prod(anatomy.spacing_mm)) / 1000
     least = {anatomy.id_of(n): ml / voxel_ml for n, ml in least_volumes_ml(prepared, classes).items()}
     notes = {n["name"]: n for n in read_notes(prepared)}
-    record = out / RECORD
-    done = {json.loads(line)["file"] for line in record.read_text().splitlines()} if record.exists() else set()
+    record, done = out / RECORD, {line["file"] for line in whole_lines(out / RECORD)}
     for split in ("train", "validation"):
         for path in case_paths(prepared / split) if any((prepared / split).glob("case-*.npz")) else []:
             file = f"{split}/{path.name}"

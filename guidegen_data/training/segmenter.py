@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from guidegen_data.anatomy import Anatomy
-from guidegen_data.errors import SourceError
+from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.segmenter import Segmenter, partial_losses
 from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
 from guidegen_data.training.fit import FitConfig, Step, step_generator
@@ -110,8 +110,15 @@ def train_segmenter(folder: Path, setting: Setting, wanted: Sequence[int]) -> It
     held = validation_folder(folder) if setting.recipe.fit.validate_every else None
     apart = None if held is None else PartialCases.of(held, wanted, anatomy.num_classes)
     model = Segmenter(num_classes=anatomy.num_classes, **setting.recipe.network)
+    if any(n % model.multiple for n in anatomy.shape):
+        raise ModelError(f"the field must have a multiple of {model.multiple} voxels a side, got {anatomy.shape}.")
     if setting.initial is not None:
         model = load_part(Segmenter, Path(setting.initial))
+        if model.config.num_classes != anatomy.num_classes:
+            raise ModelError(
+                f"the network to start from draws {model.config.num_classes} classes, the {anatomy.name} table has "
+                f"{anatomy.num_classes}; leave --init."
+            )
     most = source.most.to(device)
 
     def loss_on(source: PartialCases):
