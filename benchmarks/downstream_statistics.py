@@ -132,25 +132,3 @@ def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
             rows[arm]["against_real"]["p_holm"] = p
         table["k"][str(k)] = rows
     return table
-
-
-def _seeds(seeds: list[int]) -> str:
-    return f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]} alone"
-
-
-def describe(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of the README's table: (what, figure)."""
-    summed, rows = figures["summary"], []
-    for k, arms in summed["k"].items():
-        for arm, row in arms.items():
-            of = f"{figures['num_iterations']:,} iterations, {_seeds(row['seeds'])}"
-            what = f"{figures['setting']}, k = {k}, {arm}, {of}: mean Dice / HD95"
-            said = f"{row['mean_dice']:.3f} / {row['mean_hd95_mm']:.1f} mm"
-            if compared := row.get("against_real"):
-                gain = compared["dice"]
-                low, high = gain["interval_95"]
-                said += f"; Dice against real {gain['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-                said += f", p = {compared['p_holm']:.2g} (Holm)"
-            rows.append((what, said))
-    missing = figures["num_missing"]
-    return rows + ([("trainings of these that are not done yet", str(missing))] if missing else [])

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import describe as of
-from benchmarks import downstream_statistics
+from benchmarks import downstream_table
 from benchmarks import fidelity_rows as beside
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
-Describe = Callable[[dict[str, Any]], list[tuple[str, str]]]
+Describe = Callable[[dict[str, Any]], list[tuple[str, str]] | str]
 _BEGIN, _END = "<!-- figures: python -m benchmarks.tables -->", "<!-- end of figures -->"
 
 
@@ -23,17 +23,20 @@ def tables() -> str:
     """Every table of the README, in Markdown, from the committed results."""
     parts = []
     for title, describers in _SECTIONS.items():
-        rows = []
-        for name, describe in describers.items():
-            path = RESULTS / f"{name}.json"
-            if path.exists():
-                record = json.loads(path.read_text())
-                rows += [f"| {what} | {fig} | `{record['command']}` |" for what, fig in describe(record["figures"])]
-        if rows:
-            parts += [f"**{title}**", "", "| what | figure | how |", "|---|---|---|", *rows, ""]
+        held = {name: describe for name, describe in describers.items() if (RESULTS / f"{name}.json").exists()}
+        parts += [f"**{title}**", ""] if held else []
+        for name, describe in held.items():
+            record = json.loads((RESULTS / f"{name}.json").read_text())
+            said = describe(record["figures"])
+            parts += [f"`{record['command']}`", "", said if isinstance(said, str) else _two_columns(said), ""]
     machine = json.loads((RESULTS / "throughput.json").read_text())["machine"]
     parts.append(f"Timings: {machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, no accelerator.")
     return "\n".join(parts)
+
+
+def _two_columns(rows: list[tuple[str, str]]) -> str:
+    cells = (f"| {what} | {figure} |".replace("|log2|", "\\|log2\\|") for what, figure in rows)
+    return "\n".join(["| what | figure |", "|---|---|", *cells])
 
 
 def _throughput(figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -120,12 +123,12 @@ def _ray_scaling(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 _SECTIONS: dict[str, dict[str, Describe]] = {
     "Does it help a segmentation network?": {
-        "downstream_donor_2400": downstream_statistics.describe,
-        "downstream_donor": downstream_statistics.describe,
-        "downstream_strict": downstream_statistics.describe,
+        "downstream_donor_2400": downstream_table.markdown,
+        "downstream_donor": downstream_table.markdown,
+        "downstream_strict": downstream_table.markdown,
     },
     "The same with 900 iterations and the first weights of the head-neck model": {
-        "downstream_donor_earlier": downstream_statistics.describe,
+        "downstream_donor_earlier": downstream_table.markdown,
     },
     "Time and memory": {"throughput": _throughput, "maisi": of.maisi, "mask_networks": _mask_networks},
     "Does the label map show what the report says?": {
