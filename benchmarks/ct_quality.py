@@ -86,7 +86,8 @@ def measure(pipe: GuideGenPipeline, cases: list[TrainingCase], steps: int, seed:
         began = time.process_time()
         labels = torch.from_numpy(case.label_map)[None]
         generators = [torch.Generator().manual_seed(seed + i)]
-        made = pipe.sample_cts(labels, pipe.encode([case.findings.prompt()]), generators, steps)[0].numpy()
+        tokens, hu = pipe.encode([case.findings.prompt()]), pipe.organ_hu([case.findings.phase], generators)
+        made = pipe.sample_cts(labels, tokens, generators, steps, organ_hu=hu)[0].numpy()
         seconds += time.process_time() - began
         comparison.add(case, made, pipe)
         by_phase.setdefault(case.findings.phase, Comparison()).add(case, made, pipe)

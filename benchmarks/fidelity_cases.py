@@ -92,7 +92,8 @@ def _both_stages(pipe: GuideGenPipeline, case: TrainingCase, seed: int) -> Train
 def _ct_of_labels(pipe: GuideGenPipeline, case: TrainingCase, seed: int) -> TrainingCase:
     tokens = pipe.encode([case.findings.prompt()])
     labels = torch.from_numpy(case.label_map)[None].to(tokens.device)
-    ct = pipe.sample_cts(labels, tokens, [torch.Generator().manual_seed(seed)])[0]
+    generators = [torch.Generator().manual_seed(seed)]
+    ct = pipe.sample_cts(labels, tokens, generators, organ_hu=pipe.organ_hu([case.findings.phase], generators))[0]
     return replace(case, ct_hu=ct.cpu().numpy().astype(np.float32))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +116,19 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         num_steps_ct: int | None = None,
         guidance: float | None = None,
         known: Tensor | None = None,
+        organ_hu: Mapping[str, float] | None = None,
     ) -> list[Case]:
         """Cases made together, case b from seeds[b] alone; all lists have one entry a case. HU are absolute.
 
         Step counts and guidance default to the model's own. `known` (B, X, Y, Z) keeps parts of label maps you have:
-        labels where they are given, -1 elsewhere. Raises ModelError when the lists differ in length.
+        labels where they are given, -1 elsewhere. `organ_hu` asks for the median HU of classes by name, for example
+        {"aorta": 320}; the others' are drawn for the contrast phase. Raises ModelError when the lists differ in length
+        or the model is not told the HU of such a class.
         """
         drafts = self.draft(
             findings, reports, keys, seeds, num_steps_mask=num_steps_mask, guidance=guidance, known=known
         )
-        return self.complete(drafts, num_steps_ct=num_steps_ct)
+        return self.complete(drafts, num_steps_ct=num_steps_ct, organ_hu=organ_hu)
 
     def draft(
         self,
@@ -158,7 +161,12 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         ]
 
     def complete(
-        self, drafts: Sequence[Draft], *, num_steps_ct: int | None = None, seeds: Sequence[int] | None = None
+        self,
+        drafts: Sequence[Draft],
+        *,
+        num_steps_ct: int | None = None,
+        seeds: Sequence[int] | None = None,
+        organ_hu: Mapping[str, float] | None = None,
     ) -> list[Case]:
         """Stage 2 of `generate`: drafts with their CTs, made together. A draft's random state is used up by it.
 
@@ -170,12 +178,17 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         tokens = self.encode([d.findings.prompt() for d in drafts])
         labels = torch.stack([torch.from_numpy(d.label_map) for d in drafts]).to(tokens.device)
         styles = self.styles(generators)
-        cts = self.sample_cts(labels, tokens, generators, num_steps_ct, styles)
+        hu = self.organ_hu([d.findings.phase for d in drafts], generators, organ_hu)
+        cts = self.sample_cts(labels, tokens, generators, num_steps_ct, styles, hu)
         steps = num_steps_ct or self.config.num_steps_ct
+        told = [{} for _ in drafts] if hu is None else [{"organ_hu": self._by_name(row)} for row in hu]
         return [
-            draft.with_ct(ct.cpu().numpy(), {"num_steps_ct": steps, "noise": vars(style)})
-            for draft, ct, style in zip(drafts, cts, styles, strict=True)
+            draft.with_ct(ct.cpu().numpy(), {"num_steps_ct": steps, "noise": vars(style), **of_organs})
+            for draft, ct, style, of_organs in zip(drafts, cts, styles, told, strict=True)
         ]
+
+    def _by_name(self, class_hu: Tensor) -> dict[str, float]:
+        return {c.name: round(float(hu), 1) for c, hu in zip(self.anatomy.classes, class_hu, strict=True) if hu == hu}
 
     def label_maps(
         self,

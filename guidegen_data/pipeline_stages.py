@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from guidegen_data.anatomy import Anatomy, anatomy_named
+from guidegen_data.anatomy import PHASES, Anatomy, anatomy_named
+from guidegen_data.errors import ModelError
 from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes, mask_prompt, size_lean
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.mask_sampler import MaskCondition
@@ -119,12 +120,15 @@ class StageSampling:
         generators: list[torch.Generator],
         num_steps: int | None = None,
         styles: Sequence[NoiseStyle] | None = None,
+        organ_hu: Tensor | None = None,
     ) -> Tensor:
         """Stage 2: CTs (B, X, Y, Z) int16 HU of label maps (B, X, Y, Z) uint8, your own or stage 1's.
 
-        Each gets the noise of its style, drawn from its generator where none is given.
+        Each gets the noise of its style, and the HU of its organs as in `organ_hu` (B, K); both are drawn from its
+        generator where none are given, the HU for a phase that is not told.
         """
         styles = self.styles(generators) if styles is None else styles
+        organ_hu = self.organ_hu([""] * len(generators), generators) if organ_hu is None else organ_hu
         cts = sample_cts(
             self.slice_generator,
             self.slice_scheduler,
@@ -135,6 +139,7 @@ class StageSampling:
             num_steps or self.config.num_steps_ct,
             self.config.previous_level,
             self.config.delay_ct,
+            class_hu=None if organ_hu is None else organ_hu.to(label_maps.device),
         )
         spacing, hu_range = self.anatomy.spacing_mm, self.anatomy.hu_range
         noisy = [with_noise(c, spacing, s, g, hu_range) for c, s, g in zip(cts, styles, generators, strict=True)]
@@ -143,3 +148,27 @@ class StageSampling:
     def styles(self, generators: list[torch.Generator]) -> list[NoiseStyle]:
         """A noise style a case, each from its own generator."""
         return [draw_style(g, tuple(self.config.noise_hu)) for g in generators]
+
+    def organ_hu(
+        self, phases: Sequence[str], generators: list[torch.Generator], asked: Mapping[str, float] | None = None
+    ) -> Tensor | None:
+        """Median HU (B, K) that the classes shall have in CTs of these phases ("": any), NaN for what is not told.
+
+        Drawn from each case's generator, but for those `asked` by name. None where the model is not told HU; ModelError
+        when some are asked all the same, or of a class that it is not told.
+        """
+        prior = self.slice_generator.hu_prior
+        if prior is None:
+            if asked:
+                raise ModelError("this model is not told the HU of organs; train its slices again, or leave organ_hu.")
+            return None
+        rows = [PHASES.index(phase) if phase else -1 for phase in phases]
+        drawn = torch.stack([prior.draw(row, g) for row, g in zip(rows, generators, strict=True)])
+        for name, hu in (asked or {}).items():
+            known = {c.name for c in self.anatomy.classes if prior.known[c.id]}
+            if name not in known:
+                raise ModelError(
+                    f"the HU of {name!r} cannot be asked for; of these they can: {', '.join(sorted(known))}."
+                )
+            drawn[:, self.anatomy.id_of(name)] = float(hu)
+        return drawn

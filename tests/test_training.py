@@ -260,7 +260,7 @@ def test_costs_count_what_the_network_has(prepared) -> None:
 def test_latents_are_means_encoded_once(prepared, whole, tmp_path, monkeypatch) -> None:
     autoencoder = load_part(CTAutoencoder, whole / "autoencoder" / "model")
     folder, cache = prepared / "train", tmp_path / "latents.pt"
-    data = load_latent_data(folder, autoencoder, TextEncoder(), cache)
+    data = load_latent_data(folder, TORSO, autoencoder, TextEncoder(), cache)
     assert len(data.latents) == len(case_paths(folder)) == 4
     ct = torch.from_numpy(load_case(case_paths(folder)[1]).ct_hu)
     with torch.no_grad():
@@ -275,7 +275,7 @@ def test_latents_are_means_encoded_once(prepared, whole, tmp_path, monkeypatch) 
 
     monkeypatch.setattr("guidegen_data.training.latents.encode_volume", refuse)
     fresh = load_part(CTAutoencoder, whole / "autoencoder" / "model")
-    again = load_latent_data(folder, fresh, TextEncoder(), cache)
+    again = load_latent_data(folder, TORSO, fresh, TextEncoder(), cache)
     assert torch.equal(again.latents, data.latents)
     assert torch.equal(fresh.latent_std, autoencoder.latent_std)
 

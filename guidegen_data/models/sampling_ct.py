@@ -30,13 +30,15 @@ def sample_cts(
     previous_level: float = 0.1,
     delay: int | None = None,
     on_slice: Callable[[int], None] | None = None,
+    class_hu: Tensor | None = None,
 ) -> Tensor:
     """CTs (B, X, Y, Z) int16 HU for label maps (B, X, Y, Z) uint8; all volumes advance together.
 
     Slices run from the feet up; each sees the one below at noise level `previous_level`. HU are absolute: nothing is
     rescaled between slices. A slice starts `delay` steps after the one below it: by default when that one is finished,
     with a smaller delay while it is still being cleaned. It then sees the estimate that its neighbour has reached, with
-    the neighbour's noise level, and num_steps / delay slices run side by side in one batch.
+    the neighbour's noise level, and num_steps / delay slices run side by side in one batch. `class_hu` (B, K) is what
+    the median HU of each class shall be, NaN for what is not told.
     """
     x, y, depth = label_maps.shape[1:]
     f = autoencoder.downsampling
@@ -53,7 +55,7 @@ def sample_cts(
         if tick % delay == 0 and z < depth:
             own = copy.deepcopy(scheduler)
             own.set_timesteps(num_steps)
-            mask = model.encode_mask(mask_triples(label_maps, z))
+            mask = model.encode_mask(mask_triples(label_maps, z), class_hu)
             lanes.append(_Lane(own, mask, start[:, z], blur[:, z], below, previous_level))
             below = lanes[-1]
         _advance(model, lanes, text)

@@ -8,17 +8,22 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from guidegen_data.anatomy import PHASES
+from guidegen_data.models.hu_prior import HU_CHANNELS, HUPrior, hu_planes
 from guidegen_data.models.unet3d import TextPool
 
 #: Level that marks "there is no previous slice"; its latents are then zero.
 NO_PREVIOUS = 1.0
+#: Share of the training slices whose HU are not told, and by how many HU (standard deviation) the others are off.
+_UNTOLD_HU, _HU_OFF = 0.1, 3.0
 
 
 class SliceGenerator(ModelMixin, ConfigMixin):
     """Velocity of the flow from latent slices to noise (Lipman et al. 2023), x_sigma = (1 - sigma) x_0 + sigma noise.
 
     The mask enters as class fractions of the slice and its two neighbours, reduced by a small encoder once a slice; the
-    previous slice's latents enter with noise of a known level, so that sampling errors look like training noise.
+    previous slice's latents enter with noise of a known level, so that sampling errors look like training noise. With
+    `organ_hu` it is also told the median HU of every class (see `models.hu_prior`), as the slices painted with them.
     """
 
     @register_to_config
@@ -31,12 +36,13 @@ class SliceGenerator(ModelMixin, ConfigMixin):
         mask_features: int = 24,
         token_size: int = 384,
         vector_size: int = 128,
+        organ_hu: bool = False,
     ) -> None:
         super().__init__()
         if downsampling != 4:
             raise ValueError("the mask encoder halves twice: the autoencoder must reduce by 4.")
         self.mask_encoder = nn.Sequential(
-            nn.Conv2d(3 * num_classes, 32, 3, stride=2, padding=1),
+            nn.Conv2d(3 * (num_classes + (HU_CHANNELS if organ_hu else 0)), 32, 3, stride=2, padding=1),
             nn.SiLU(),
             nn.Conv2d(32, 48, 3, stride=2, padding=1),
             nn.SiLU(),
@@ -58,16 +64,32 @@ class SliceGenerator(ModelMixin, ConfigMixin):
             projection_class_embeddings_input_dim=vector_size,
         )
         self.num_classes = num_classes
+        self.hu_prior = HUPrior(num_classes, len(PHASES)) if organ_hu else None
 
-    def encode_mask(self, labels: Tensor) -> Tensor:
-        """Features (B, M, X/4, Y/4) of a mask slice with its neighbours below and above. labels (B, 3, X, Y) int."""
+    def widened(self, name: str, held: Tensor) -> Tensor | None:
+        """A weight of a generator that was told no HU, with zeros for what it lacks; None for any other weight."""
+        first = self.mask_encoder[0].weight
+        if name != "mask_encoder.0.weight" or self.hu_prior is None or held.shape[1] != 3 * self.num_classes:
+            return None
+        return torch.cat([held.to(first), torch.zeros_like(first[:, held.shape[1] :])], dim=1)
+
+    def encode_mask(self, labels: Tensor, class_hu: Tensor | None = None) -> Tensor:
+        """Features (B, M, X/4, Y/4) of a mask slice with its neighbours below and above. labels (B, 3, X, Y) int.
+
+        `class_hu` (B, K) in HU, NaN for what is not known, is left out where nothing is to be told.
+        """
         dtype = self.mask_encoder[0].weight.dtype
         if torch.is_autocast_enabled(labels.device.type):
             dtype = torch.get_autocast_dtype(labels.device.type)
         b, neighbours, x, y = labels.shape
         fractions = torch.zeros(b, neighbours, self.num_classes, x, y, dtype=dtype, device=labels.device)
         fractions.scatter_(2, labels.long().unsqueeze(2), 1)
-        return self.mask_encoder(fractions.flatten(1, 2))
+        planes = fractions.flatten(1, 2)
+        if self.hu_prior is not None:
+            if class_hu is None:
+                class_hu = torch.full((b, self.num_classes), torch.nan, device=labels.device)
+            planes = torch.cat([planes, hu_planes(labels, class_hu).to(planes)], dim=1)
+        return self.mask_encoder(planes)
 
     def forward(
         self,
@@ -103,10 +125,12 @@ def slice_loss(
     labels: Tensor,
     tokens: Tensor,
     generator: torch.Generator,
+    class_hu: Tensor | None = None,
     drop_text: float = 0.1,
     max_level: float = 0.6,
 ) -> dict[str, Tensor]:
-    """Squared error of the velocity at a random noise level. latents, previous (B, C, x, y), labels (B, 3, X, Y).
+    """Squared error of the velocity at a random noise level. latents, previous (B, C, x, y), labels (B, 3, X, Y),
+    class_hu (B, K).
 
     The previous slice is corrupted to a random level, which the network is told; where `has_previous` (B,) is false it
     is zero and the level is NO_PREVIOUS.
@@ -122,11 +146,15 @@ def slice_loss(
     corrupted = torch.where(present, corrupted, torch.zeros_like(corrupted))
     level = torch.where(has_previous.to(level.device), level, torch.full_like(level, NO_PREVIOUS))
     keep = (torch.rand(batch, generator=generator) >= drop_text).to(tokens).view(-1, 1, 1)
+    if class_hu is not None:
+        off = _HU_OFF * torch.randn(class_hu.shape, generator=generator)
+        untold = torch.rand(batch, 1, generator=generator) < _UNTOLD_HU
+        class_hu = torch.where(untold.to(class_hu.device), torch.nan, class_hu + off.to(class_hu))
     s = sigma.view(-1, 1, 1, 1)
     velocity = model(
         (1 - s) * latents + s * noise,
         sigma,
-        model.encode_mask(labels),
+        model.encode_mask(labels, class_hu),
         corrupted,
         level,
         tokens * keep,

@@ -85,8 +85,8 @@ def _network(stage: str, recipe: StageRecipe, anatomy: Anatomy):
         return sampler, lambda: sampler(noisy, torch.zeros(1), torch.full((1,), 0.5), told)
     generator = SliceGenerator(num_classes=anatomy.num_classes, **recipe.network)
     latents = torch.zeros(1, generator.config.latent_channels, x // 4, y // 4)
-    classes, zero = torch.zeros(1, 3 * anatomy.num_classes, x, y), torch.zeros(1)
-    return generator, lambda: generator(latents, zero, generator.mask_encoder(classes), latents, zero, tokens)
+    zero, planes = torch.zeros(1), torch.zeros(1, generator.mask_encoder[0].in_channels, x, y)
+    return generator, lambda: generator(latents, zero, generator.mask_encoder(planes), latents, zero, tokens)
 
 
 def recipe_table(stage: str, anatomy: Anatomy) -> str:

@@ -46,7 +46,8 @@ def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any])
 def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
     """Copies into a network every tensor of a model's part whose name and shape agree, and says how many on stderr.
 
-    Input and output layers of another label table stay as they are. ModelError when less than half would be taken.
+    Input and output layers of another label table stay as they are; a layer that is told more than it was starts with
+    zeros for that (`network.widened`). ModelError when less than half would be taken.
     """
     if model is None:
         return
@@ -58,7 +59,9 @@ def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
     except Exception as error:  # safetensors raises many kinds for a damaged file
         raise ModelError(f"{path.parent.name} of model {model!r} cannot be read; copy its folder again.") from error
     own = network.state_dict()
-    taken = {k: v.to(own[k].dtype) for k, v in held.items() if k in own and own[k].shape == v.shape}
+    widened = getattr(network, "widened", lambda name, value: None)
+    grown = {name: wide for name, value in held.items() if (wide := widened(name, value)) is not None}
+    taken = {k: v.to(own[k].dtype) for k, v in (held | grown).items() if k in own and own[k].shape == v.shape}
     share = sum(v.numel() for v in taken.values()) / sum(v.numel() for v in own.values())
     if share < 0.5:
         raise ModelError(f"only {share:.0%} of the weights of {model!r} fit this network; start without --init.")

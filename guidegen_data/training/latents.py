@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from guidegen_data.anatomy import PHASES
+from guidegen_data.anatomy import PHASES, Anatomy
 from guidegen_data.errors import SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.hu_prior import median_hu
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.findings import SEXES, Findings
 from guidegen_data.sources.prepared import case_paths, load_case
@@ -24,12 +25,14 @@ _VERSIONS = 2
 
 @dataclass(frozen=True)
 class LatentData:
-    """N volumes: latents (N, Z, C, x, y) float16, label maps (N, X, Y, Z) uint8, and tokens of
-    V versions of each prompt (N, V, L, D) float16."""
+    """N volumes: latents (N, Z, C, x, y) float16, label maps (N, X, Y, Z) uint8, tokens of V versions of each prompt
+    (N, V, L, D) float16, median HU of each class (N, K) float32, and contrast phases (N,), -1 where none is told."""
 
     latents: Tensor
     labels: Tensor
     tokens: Tensor
+    class_hu: Tensor
+    phase: Tensor
 
     def batch(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Random slices as the arguments of `slice_loss`; one slice in twelve is taken as the first of its volume."""
@@ -46,6 +49,7 @@ class LatentData:
             "has_previous": ~first,
             "labels": labels,
             "tokens": self.tokens[n, version].float(),
+            "class_hu": self.class_hu[n],
         }
 
 
@@ -69,39 +73,46 @@ def encode_volume(autoencoder: CTAutoencoder, ct_hu: Tensor, batch_size: int = 1
 
 
 def load_latent_data(
-    folder: Path, autoencoder: CTAutoencoder, encoder: TextEncoder, cache: Path, measured: bool = False
+    folder: Path,
+    anatomy: Anatomy,
+    autoencoder: CTAutoencoder,
+    encoder: TextEncoder,
+    cache: Path,
+    measured: bool = False,
 ) -> LatentData:
     """Encodes every prepared case that has a CT, once; kept in `cache` for the next run.
 
     The latent statistics are measured on some of the cases first, unless they were `measured` on others already.
     SourceError when no case has a CT.
     """
-    if cache.exists():
-        held = torch.load(cache, weights_only=True)
-        if held["tokens"].dim() == 3:  # written when there was one version
-            held["tokens"] = held["tokens"].unsqueeze(1)
+    names = [f.name for f in fields(LatentData)]
+    held = torch.load(cache, weights_only=True) if cache.exists() else {}
+    if held.keys() >= set(names):  # not those of one written before there was all of this
         autoencoder.latent_mean.copy_(held["mean"])
         autoencoder.latent_std.copy_(held["std"])
-        return LatentData(held["latents"], held["labels"], held["tokens"])
+        return LatentData(*(held[name] for name in names))
     paths = case_paths(folder)
     if not measured:
         measure_latents(autoencoder, _some_volumes(paths))
-    latents, labels, tokens = [], [], []
+    latents, labels, tokens, hu, phases = [], [], [], [], []
     for number, path in enumerate(tqdm(paths, desc="encoding", unit="case", disable=None)):
         case = load_case(path)
         if case.ct_hu is None:
             continue
         latents.append(encode_volume(autoencoder, torch.from_numpy(case.ct_hu)).half().cpu())
         labels.append(torch.from_numpy(case.label_map))
+        hu.append(median_hu(case.ct_hu, case.label_map, anatomy.num_classes, (0, anatomy.lesion_id)))
+        phases.append(PHASES.index(case.findings.phase) if case.findings.phase else -1)
         rng = np.random.default_rng(number)
         told = [_with_a_phase(case.findings, rng).prompt() for _ in range(_VERSIONS)]
         tokens.append(encoder(told).half())
     if not latents:
         raise SourceError(f"{folder} holds no case with a CT; stage 2 cannot be trained from label maps alone.")
-    data = LatentData(torch.stack(latents), torch.stack(labels), torch.stack(tokens))
+    told_hu = torch.from_numpy(np.stack(hu))
+    data = LatentData(torch.stack(latents), torch.stack(labels), torch.stack(tokens), told_hu, torch.tensor(phases))
     state = {"mean": autoencoder.latent_mean.cpu(), "std": autoencoder.latent_std.cpu()}
     part = cache.with_suffix(".part")
-    torch.save({"latents": data.latents, "labels": data.labels, "tokens": data.tokens, **state}, part)
+    torch.save({**{name: getattr(data, name) for name in names}, **state}, part)
     os.replace(part, cache)
     return data
 

@@ -52,7 +52,7 @@ def _tiny() -> Recipe:
             },
             fit,
         ),
-        StageRecipe({"latent_channels": 4, "channels": (16, 32, 32), "vector_size": 32}, fit),
+        StageRecipe({"latent_channels": 4, "channels": (16, 32, 32), "vector_size": 32, "organ_hu": True}, fit),
     )
 
 
@@ -69,7 +69,7 @@ def _small() -> Recipe:
             FitConfig(num_steps=6000, batch_size=2, learning_rate=8e-4, ema_decay=0.998, save_every=100),
         ),
         StageRecipe(
-            {"latent_channels": 8, "channels": (48, 96, 128)},
+            {"latent_channels": 8, "channels": (48, 96, 128), "organ_hu": True},
             FitConfig(num_steps=5000, batch_size=24, learning_rate=1e-3, ema_decay=0.998, save_every=100),
         ),
     )
@@ -88,7 +88,7 @@ def _base() -> Recipe:
             FitConfig(num_steps=100000, batch_size=8, learning_rate=4e-4, ema_decay=0.9995, save_every=1000),
         ),
         StageRecipe(
-            {"latent_channels": 8, "channels": (128, 192, 256), "vector_size": 256},
+            {"latent_channels": 8, "channels": (128, 192, 256), "vector_size": 256, "organ_hu": True},
             FitConfig(num_steps=100000, batch_size=64, learning_rate=4e-4, ema_decay=0.9995, save_every=1000),
         ),
     )
@@ -110,7 +110,7 @@ def _paper() -> Recipe:
             ),
         ),
         StageRecipe(
-            {"latent_channels": 8, "channels": (224, 448, 672), "vector_size": 512},
+            {"latent_channels": 8, "channels": (224, 448, 672), "vector_size": 512, "organ_hu": True},
             FitConfig(num_steps=400000, batch_size=64, learning_rate=1e-4, ema_decay=0.9999, save_every=2000),
         ),
     )

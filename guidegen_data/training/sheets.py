@@ -58,7 +58,7 @@ def slice_sheet(model: nn.Module, autoencoder: CTAutoencoder, batch: Mapping[str
     has = batch["has_previous"].view(-1, 1, 1, 1)
     previous = torch.where(has, batch["previous"], torch.zeros_like(batch["previous"]))
     level = (~batch["has_previous"]).float()
-    mask = model.encode_mask(batch["labels"])
+    mask = model.encode_mask(batch["labels"], batch["class_hu"])
     levels = torch.linspace(1, 0, _SLICE_STEPS + 1)
     for now, then in pairwise(levels):
         sigma = now.expand(len(x)).to(x)

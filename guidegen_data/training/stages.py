@@ -142,9 +142,10 @@ def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Itera
     run_dir.mkdir(parents=True, exist_ok=True)
     held = validation_folder(folder) if fit_config.validate_every else None
     with parallel.first():
-        data = load_latent_data(training_folder(folder), autoencoder, TextEncoder(), run_dir / "latents.pt")
+        anatomy, encoder = setting.anatomy, TextEncoder()
+        data = load_latent_data(training_folder(folder), anatomy, autoencoder, encoder, run_dir / "latents.pt")
         apart = None if held is None else load_latent_data(
-            held, autoencoder, TextEncoder(), run_dir / "latents-validation.pt", measured=True
+            held, anatomy, autoencoder, encoder, run_dir / "latents-validation.pt", measured=True
         )  # fmt: skip
     if parallel.is_main:
         autoencoder.save_pretrained(run_dir / "autoencoder")
@@ -163,6 +164,8 @@ def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Itera
         slice_sheet(model, autoencoder, {k: v.to(device) for k, v in batch.items()}, path)
 
     start_from(model, setting.initial, Initial.SLICES)
+    if model.hu_prior is not None:
+        model.hu_prior.fit(data.class_hu, data.phase)
     yield from fit_stage(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
