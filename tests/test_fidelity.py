@@ -210,7 +210,8 @@ def test_the_command_measures_a_model_and_prints_why_the_paper_does_not_compare(
         anatomy=SMALL,
         fingerprint="new people",
         encode=lambda _: torch.zeros(1),
-        sample_cts=lambda labels, *_: torch.where(labels > 0, 60, -1000),
+        organ_hu=lambda *_: None,
+        sample_cts=lambda labels, *_, **__: torch.where(labels > 0, 60, -1000),
         autoencoder=CTAutoencoder(latent_channels=4, block_out_channels=(8, 16)),
     )
     monkeypatch.setattr(fidelity.GuideGenPipeline, "from_pretrained", lambda _: pipe)
