@@ -1,24 +1,36 @@
 """Do generated CTs look like CTs inside their organs? python -m benchmarks.ct_quality PREPARED --num 12 [--steps 3 ...]
 
+With --solvers euler heun dpm++ unipc and several --steps it compares ways through the flow; a step of heun asks the
+network twice, but for the last.
+
 Every prepared case with a CT gives its label map and findings to stage 2; what comes out is compared with the case's
-own CT, class by class: median HU, spread, difference of neighbouring slices, drift along the body, and the noise power
-in the liver. PREPARED is a folder of `guidegen prepare` with a seed that training did not use.
+own CT, class by class: median HU, spread, difference of neighbouring slices, drift along the body, the noise power in
+the liver, and the Frechet distance of slices in the autoencoder's features. PREPARED is a folder of `guidegen prepare`
+with a seed that training did not use.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from tqdm import tqdm
 
 from benchmarks.record import save
 from guidegen_data.cli.memory import keep_freed_memory
+from guidegen_data.metrics.frechet import frechet_distance, slice_features
 from guidegen_data.metrics.texture import OrganTexture, medians, noise_power, organ_textures
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.augment import TrainingCase
@@ -26,6 +38,13 @@ from guidegen_data.sources.prepared import case_paths, load_case
 
 #: Medians of these shall lie within so many HU of the real ones.
 GOALS_HU = {"liver": 15, "spleen": 15, "kidney": 15, "aorta": 15, "lung": 40}
+_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+_SOLVERS: dict[str, Callable[[], Any]] = {
+    "euler": FlowMatchEulerDiscreteScheduler,
+    "heun": FlowMatchHeunDiscreteScheduler,
+    "dpm++": lambda: DPMSolverMultistepScheduler(**_FLOW),
+    "unipc": lambda: UniPCMultistepScheduler(**_FLOW),
+}
 
 
 @dataclass
@@ -36,10 +55,12 @@ class Comparison:
     made: list[dict[str, OrganTexture]] = field(default_factory=list)
     power: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     frequency: np.ndarray = field(default_factory=lambda: np.array([]))
+    features: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def add(self, case: TrainingCase, made_hu: np.ndarray, pipe: GuideGenPipeline) -> None:
         """Measures one pair."""
         anatomy, real_hu = pipe.anatomy, np.asarray(case.ct_hu)
+        self.features.append((slice_features(pipe.autoencoder, real_hu), slice_features(pipe.autoencoder, made_hu)))
         self.real.append(organ_textures(real_hu, case.label_map, anatomy))
         self.made.append(organ_textures(made_hu, case.label_map, anatomy))
         liver = case.label_map == anatomy.ids["liver"]
@@ -60,6 +81,7 @@ class Comparison:
                 float(np.median([r["made"]["spread_hu"] / max(r["real"]["spread_hu"], 1) for r in rows.values()])), 3
             ),
             "median_difference_hu": apart,
+            "slice_frechet": round(frechet_distance(*(np.concatenate(f) for f in zip(*self.features, strict=True))), 4),
             "within_goal": {n: self._within(rows[n], goal) for n, goal in GOALS_HU.items() if n in rows},
             "by_class": rows,
         }
@@ -79,7 +101,7 @@ class Comparison:
 
 
 def measure(pipe: GuideGenPipeline, cases: list[TrainingCase], steps: int, seed: int) -> dict[str, Any]:
-    """One setting over all cases, with CPU seconds a CT."""
+    """One setting over all cases, with CPU seconds a CT. Case i draws the same noise and HU in all settings."""
     comparison, seconds = Comparison(), 0.0
     by_phase: dict[str, Comparison] = {}
     for i, case in enumerate(tqdm(cases, desc=f"{steps} steps", disable=None)):
@@ -109,6 +131,7 @@ def main() -> None:
     parser.add_argument("--model", default="torso")
     parser.add_argument("--num", type=int, default=12)
     parser.add_argument("--steps", type=int, nargs="*", default=[], help="steps a slice (default: the model's)")
+    parser.add_argument("--solvers", nargs="*", choices=list(_SOLVERS), default=[], help="default: the model's own")
     parser.add_argument("--delays", type=int, nargs="*", default=[0], help="steps between slices; 0: the model's own")
     parser.add_argument("--seed", type=int, default=9)
     parser.add_argument("--name", default="ct_quality", help="of the results file")
@@ -117,11 +140,16 @@ def main() -> None:
     pipe = GuideGenPipeline.from_pretrained(args.model)
     cases = [c for c in map(load_case, case_paths(args.prepared)) if c.ct_hu is not None][: args.num]
     settings = {}
-    for steps in args.steps or [pipe.config.num_steps_ct]:
-        for delay in args.delays:
-            if delay:
-                pipe.register_to_config(delay_ct=delay)
-            settings[f"steps {steps}, delay {pipe.config.delay_ct or steps}"] = measure(pipe, cases, steps, args.seed)
+    for solver in args.solvers or [""]:
+        if solver:
+            pipe.register_modules(slice_scheduler=_SOLVERS[solver]())
+        for steps in args.steps or [pipe.config.num_steps_ct]:
+            for delay in args.delays:
+                if delay:
+                    pipe.register_to_config(delay_ct=delay)
+                name = f"{solver + ', ' if solver else ''}steps {steps}, delay {pipe.config.delay_ct or steps}"
+                settings[name] = measure(pipe, cases, steps, args.seed)
+                print(f"{name}: {settings[name]['slice_frechet']} {settings[name]['cpu_seconds_a_ct']} s", flush=True)
     save(args.name, {"num": len(cases), "settings": settings, "model_sha256": pipe.fingerprint}, seed=args.seed)
 
 

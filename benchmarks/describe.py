@@ -193,3 +193,19 @@ def nnunet(figures: dict[str, Any]) -> Rows:
             f"{len(patients)} / {sum(name.startswith('guidegen_') for name in patients)}",
         ),
     ]
+
+
+def adherence(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    mean, organs = figures["mean_over_organs"], figures["organs"]
+    what = (
+        f"Dice of a segmenter of real patients on unseen ones (N = {figures['num_cases']}) / on our CTs of their maps"
+    )
+    drops = ", ".join(f"{name} {row['drop']:+.2f}" for name, row in organs.items())
+    return [
+        (what, f"{mean['real']:.3f} / {mean['generated']:.3f}"),
+        (
+            "the same on our CTs, label maps 5 mm off / of the next patient",
+            f"{mean['shifted']:.3f} / {mean['exchanged']:.3f}",
+        ),
+        ("drop by organ", drops),
+    ]

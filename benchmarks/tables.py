@@ -144,7 +144,10 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "posterior": _posterior,
     },
     "Does it look like a CT?": {"autoencoder": _autoencoder, "ct_quality": of.ct_quality},
-    "The head-neck model beside patients it never saw": {"evaluation_head_neck": of.evaluation},
+    "The head-neck model beside patients it never saw": {
+        "evaluation_head_neck": of.evaluation,
+        "adherence": of.adherence,
+    },
     "How far from real cases, head and neck?": {"fidelity": beside.fidelity, "fidelity_donor": beside.fidelity},
     "Is it a copy of a training case, head and neck?": {
         "memorisation": beside.memorisation,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from guidegen_data.models.autoencoder import CTAutoencoder
@@ -54,7 +55,7 @@ def sample_cts(
         z = tick // delay
         if tick % delay == 0 and z < depth:
             own = copy.deepcopy(scheduler)
-            own.set_timesteps(num_steps)
+            set_even_steps(own, num_steps)
             mask = model.encode_mask(mask_triples(label_maps, z), class_hu)
             lanes.append(_Lane(own, mask, start[:, z], blur[:, z], below, previous_level))
             below = lanes[-1]
@@ -65,6 +66,17 @@ def sample_cts(
             finished.append(lanes[0].x)
             lanes.pop(0).below = None
     return _decode(autoencoder, torch.stack(finished, dim=1), label_maps)
+
+
+def set_even_steps(scheduler: Any, num_steps: int) -> None:
+    """Timesteps that part the way from noise to the slice evenly: sigma 1, (n - 1) / n, ..., 1 / n, then 0.
+
+    Left to itself, diffusers' Euler scheduler spends its last step on what is finished but for a thousandth.
+    """
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        scheduler.set_timesteps(sigmas=[1 - k / num_steps for k in range(num_steps)])
+    else:
+        scheduler.set_timesteps(num_steps)
 
 
 @dataclass
