@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -298,3 +299,12 @@ def test_too_few_patients_to_measure_a_table_on_are_refused(tmp_path, capsys) ->
     write_nifti(tmp_path / "src", 2)
     assert main(command("nifti", tmp_path / "src", tmp_path / "out")) == 1
     assert "takes 3 readable training patients, got 2" in capsys.readouterr().err
+
+
+def test_contours_outside_the_plausible_ranges_are_named(source, prepared, tmp_path, capsys) -> None:
+    text = (prepared / "anatomy.yaml").read_text()
+    before, spleen = text.split("name: spleen\n", 1)
+    table = tmp_path / "table.yaml"
+    table.write_text(before + "name: spleen\n" + re.sub(r"volume_ml: .*", "volume_ml: [10, 215]", spleen, count=1))
+    assert main(command("nifti", source, tmp_path / "out", anatomy=table)) == 0
+    assert "look at their contours: spleen of p3 p4\n" in capsys.readouterr().out

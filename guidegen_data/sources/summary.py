@@ -46,6 +46,8 @@ def write_summary(out: Path) -> str:
         lines.append(
             f"refused: {len(refused)}, with reasons in {out / 'refused.jsonl'}; the first: {refused[0]['refused']}"
         )
+    if odd := [f"{row[0]} of {row[-1]}" for row in rows if row[-1]]:
+        lines.append(f"outside the plausible ranges, look at their contours: {'; '.join(odd)}")
     return "\n".join([*lines, f"summary: {out / 'summary.html'}"])
 
 
