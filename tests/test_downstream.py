@@ -16,7 +16,8 @@ from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_cases, 
 from benchmarks.downstream_generators import refuse_leak
 from benchmarks.downstream_scores import ORGANS, dice, hd95_mm, score_case, score_folder
 from benchmarks.downstream_segmenter import CONFIGURATION, Schedule, small_plans
-from benchmarks.downstream_statistics import bootstrap, describe, holm, summary, wilcoxon
+from benchmarks.downstream_statistics import bootstrap, holm, summary, wilcoxon
+from benchmarks.downstream_table import markdown
 from benchmarks.downstream_train import Segmenter
 from benchmarks.nnunet_route import write_cases
 from benchmarks.openkbp_split import POOL_SIZE, chosen, pool_and_donors
@@ -304,10 +305,11 @@ def test_the_report_says_how_many_trainings_are_missing(openkbp, tmp_path, monke
     assert figures["num_missing"] == 3
     assert figures["mean_dice_of_cases"]["real-k5-seed0"] == case_dices(run("real", 0, 0.0))
     assert (tmp_path / "results" / "downstream_donor.png").stat().st_size > 10_000
-    rows = dict(describe(figures))
-    said = rows["donor, k = 5, guidegen-0.5, 900 iterations, seed 0 alone: mean Dice / HD95"]
-    assert "Dice against real +0.050 (+0.050 to +0.050)" in said
-    assert rows["trainings of these that are not done yet"] == "3"
+    table = markdown(figures)
+    assert "900 iterations in every arm. 3 trainings of these are not done yet." in table
+    row = next(line for line in table.splitlines() if line.startswith("| 5 | + GuideGen, half of the patches"))
+    assert "| 1 (seed 0) |" in row
+    assert "| +0.050 (+0.050 to +0.050) |" in row
 
 
 def test_a_longer_schedule_is_another_result_in_another_folder(openkbp, tmp_path, monkeypatch) -> None:
