@@ -32,6 +32,7 @@ from benchmarks.record import save
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.metrics.frechet import frechet_distance, slice_features
 from guidegen_data.metrics.texture import OrganTexture, medians, noise_power, organ_textures
+from guidegen_data.models.hu_prior import median_hu
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.prepared import case_paths, load_case
@@ -56,10 +57,13 @@ class Comparison:
     power: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     frequency: np.ndarray = field(default_factory=lambda: np.array([]))
     features: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    off_hu: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, case: TrainingCase, made_hu: np.ndarray, pipe: GuideGenPipeline) -> None:
-        """Measures one pair."""
+    def add(self, case: TrainingCase, made_hu: np.ndarray, asked_hu: np.ndarray | None, pipe: GuideGenPipeline) -> None:
+        """Measures one pair, and how far the made CT is from the median HU (K,) that it was told, if any."""
         anatomy, real_hu = pipe.anatomy, np.asarray(case.ct_hu)
+        if asked_hu is not None:
+            self.off_hu.append(median_hu(made_hu, case.label_map, len(anatomy.classes)) - asked_hu)
         self.features.append((slice_features(pipe.autoencoder, real_hu), slice_features(pipe.autoencoder, made_hu)))
         self.real.append(organ_textures(real_hu, case.label_map, anatomy))
         self.made.append(organ_textures(made_hu, case.label_map, anatomy))
@@ -85,6 +89,10 @@ class Comparison:
             "within_goal": {n: self._within(rows[n], goal) for n, goal in GOALS_HU.items() if n in rows},
             "by_class": rows,
         }
+        if self.off_hu:
+            off = {n: np.array([row[k] for row in self.off_hu]) for k, n in enumerate(names, 1)}
+            off = {n: values[np.isfinite(values)] for n, values in off.items()}
+            result["off_what_was_told_hu"] = {n: round(float(np.median(v)), 1) for n, v in off.items() if len(v)}
         if self.power:
             real, made = (np.mean([p[k] for p in self.power], axis=0) for k in (0, 1))
             result["liver_noise_power"] = {
@@ -111,8 +119,9 @@ def measure(pipe: GuideGenPipeline, cases: list[TrainingCase], steps: int, seed:
         tokens, hu = pipe.encode([case.findings.prompt()]), pipe.organ_hu([case.findings.phase], generators)
         made = pipe.sample_cts(labels, tokens, generators, steps, organ_hu=hu)[0].numpy()
         seconds += time.process_time() - began
-        comparison.add(case, made, pipe)
-        by_phase.setdefault(case.findings.phase, Comparison()).add(case, made, pipe)
+        asked = None if hu is None else hu[0].numpy()
+        for each in (comparison, by_phase.setdefault(case.findings.phase, Comparison())):
+            each.add(case, made, asked, pipe)
     names = [c.name for c in pipe.anatomy.classes[1:]]
     return {
         "cpu_seconds_a_ct": round(seconds / len(cases), 2),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import FlowMatchHeunDiscreteScheduler
 from tiny import tiny_pipeline
 
 from guidegen_data.diffusion.schedule import cosine_abar
@@ -259,11 +260,11 @@ def test_a_volume_is_the_same_alone_as_in_a_batch(pipe) -> None:
     tokens = pipe.encode(["CT chest. no tumour."]).expand(2, -1, -1)
     labels = torch.randint(0, 21, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
-    def cts(which, **settings):
+    def cts(which, scheduler=pipe.slice_scheduler, **settings):
         generators = [torch.Generator().manual_seed(i) for i in which]
         return sample_cts(
             pipe.slice_generator,
-            pipe.slice_scheduler,
+            scheduler,
             pipe.autoencoder,
             labels[which],
             tokens[which],
@@ -280,6 +281,8 @@ def test_a_volume_is_the_same_alone_as_in_a_batch(pipe) -> None:
     assert (staggered - torch.cat([cts([0], delay=1), cts([1], delay=1)])).abs().max() <= 1
     assert torch.equal(cts([0], delay=2), cts([0]))
     assert not torch.equal(staggered, together)
+    heun = FlowMatchHeunDiscreteScheduler()  # asks the network three times in two steps
+    assert cts([0], scheduler=heun, delay=1).shape == (1, 32, 32, 3)
 
 
 def test_latents_of_an_autoencoder_have_the_shape_it_declares() -> None:

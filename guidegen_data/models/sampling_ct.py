@@ -47,17 +47,18 @@ def sample_cts(
     noise = [torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]) for _ in range(2)]
     start, blur = (n.to(label_maps.device) for n in noise)
     text = (tokens, model.text_pool(tokens))
-    delay = num_steps if delay is None else min(delay, num_steps)
+    scheduler = copy.deepcopy(scheduler)
+    set_even_steps(scheduler, num_steps)
+    num_calls = len(scheduler.timesteps)
+    delay = num_calls if delay is None else min(delay, num_calls)
     below: _Lane | None = None
     lanes: list[_Lane] = []
     finished: list[Tensor] = []
-    for tick in range((depth - 1) * delay + num_steps):
+    for tick in range((depth - 1) * delay + num_calls):
         z = tick // delay
         if tick % delay == 0 and z < depth:
-            own = copy.deepcopy(scheduler)
-            set_even_steps(own, num_steps)
             mask = model.encode_mask(mask_triples(label_maps, z), class_hu)
-            lanes.append(_Lane(own, mask, start[:, z], blur[:, z], below, previous_level))
+            lanes.append(_Lane(copy.deepcopy(scheduler), mask, start[:, z], blur[:, z], below, previous_level))
             below = lanes[-1]
         _advance(model, lanes, text)
         while lanes and lanes[0].done:
