@@ -8,9 +8,10 @@ iterations, and tested on the 33 validation patients (or on --test). Two setting
   strict  the generator learned from the same k patients; --model is a template such as RUNS/k{k}-seed{seed}, and what
           is missing there is trained first
 
-Every training leaves DIR/runs/ARM-kK-seedS.json; the same command goes on with what is missing. Figures are drawn from
-what is there, with the number of what is not (--report: nothing is trained). An organ that a test patient has no
-contour of is left out of that patient's score.
+Every training leaves DIR/runs/ARM-kK-seedS.json; the same command goes on with what is missing, and with --known
+RESULT.json trainings that a result with the same settings holds are not done again on another machine. Figures are
+drawn from what is there, with the number of what is not (--report: nothing is trained). An organ that a test patient
+has no contour of is left out of that patient's score.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 from benchmarks.downstream_arms import ARMS, Sizes, Sources, arms_named, facts
 from benchmarks.downstream_curve import draw
 from benchmarks.downstream_generators import refuse_leak, strict_model
-from benchmarks.downstream_scores import score_folder
+from benchmarks.downstream_scores import packed, score_folder, unpacked
 from benchmarks.downstream_segmenter import Schedule
 from benchmarks.downstream_statistics import NUM_DRAWS, summary
 from benchmarks.downstream_train import Segmenter
@@ -97,6 +98,25 @@ class Benchmark:
         self.work.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(ours, indent=1))
 
+    def restore(self, result: Path) -> int:
+        """Takes over the trainings of a result that this folder lacks, and says how many.
+
+        SystemExit for a result of other settings, or one that holds no scores of single organs.
+        """
+        held = json.loads(result.read_text())["figures"]
+        ours = json.loads(json.dumps(self.settings))
+        if other := [name for name in ours if held.get(name) != ours[name]]:
+            sys.exit(f"{result} has another {', '.join(other)}; its trainings cannot be compared with these.")
+        if "scores" not in held:
+            sys.exit(f"{result} holds no scores of single organs, only means; it cannot be gone on from.")
+        taken = 0
+        for run in held["trainings"]:
+            training = Training(run["arm"], run["k"], run["seed"])
+            if not self.run_file(training).exists():
+                self._keep(training, {**run, "cases": unpacked(held["scores"][training.name])})
+                taken += 1
+        return taken
+
     def run_file(self, training: Training) -> Path:
         """Where the scores of a training are, once it is done."""
         return self.work / "runs" / f"{training.name}.json"
@@ -107,11 +127,12 @@ class Benchmark:
 
     def do(self, training: Training) -> None:
         """Trains, predicts and scores; a training that is done is not done again."""
+        if not self.run_file(training).exists():
+            self._keep(training, self._train(training))
+
+    def _keep(self, training: Training, figures: dict[str, Any]) -> None:
         path = self.run_file(training)
-        if path.exists():
-            return
-        figures = self._train(training)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(figures))
         os.replace(partial, path)
@@ -157,7 +178,7 @@ class Benchmark:
             "generated": {f.parent.name: facts(f.parent) for f in sorted(self.work.glob("shards/*/manifest.jsonl"))},
             "summary": summary(runs, list(ARMS)),
             "trainings": [{k: v for k, v in run.items() if k != "cases"} for run in runs],
-            "mean_dice_of_cases": {Training(r["arm"], r["k"], r["seed"]).name: case_dices(r) for r in runs},
+            "scores": {Training(r["arm"], r["k"], r["seed"]).name: packed(r["cases"]) for r in runs},
         }
         name = f"downstream_{self.args.setting}"
         name += "" if self.settings["test"] == "validation" else f"_{self.settings['test']}"
@@ -167,14 +188,6 @@ class Benchmark:
         save(name, figures)
         draw(figures, RESULTS / f"{name}.png")
         print(f"{len(runs)} trainings done, {len(wanted) - len(runs)} missing")
-
-
-def case_dices(run: dict[str, Any]) -> dict[str, float]:
-    """Test patient -> mean Dice over its contoured organs, of one training."""
-    return {
-        name: round(sum(score["dice"] for score in organs.values()) / len(organs), 4)
-        for name, organs in sorted(run["cases"].items())
-    }
 
 
 def _parse() -> argparse.Namespace:
@@ -194,6 +207,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--train-steps", type=int, nargs=3, default=[1000, 4800, 3600], help="strict: of autoencoder, masks, slices"
     )
+    parser.add_argument("--known", type=Path, metavar="RESULT", help="results/NAME.json to go on from")
     parser.add_argument("--report", action="store_true", help="only figures from what is done")
     parser.add_argument("--quick", action="store_true", help="few patients, cases and iterations: does it run?")
     return parser.parse_args()
@@ -211,6 +225,8 @@ def main() -> None:
     args = _parse()
     benchmark = Benchmark(args)
     benchmark.claim()
+    if args.known:
+        print(f"{benchmark.restore(args.known)} trainings taken over from {args.known}")
     wanted = trainings(list(arms_named(args.arms)), args.k, args.seeds)
     if not args.report:
         for training in progress(wanted):

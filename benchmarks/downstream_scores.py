@@ -59,3 +59,23 @@ def score_folder(predictions: Path, patients: dict[str, Path]) -> dict[str, dict
         spacing = tuple(float(v) for v in truth.header.get_zooms()[:3])
         cases[name] = score_case(np.asarray(truth.dataobj), np.asarray(predicted.dataobj), spacing)
     return cases
+
+
+def packed(cases: dict[str, dict[str, Score]]) -> dict[str, str]:
+    """Patient -> one line, "organ dice hd95, ..." with "-" for an organ that was not found: what a result keeps."""
+    return {
+        name: ", ".join(
+            f"{organ} {s['dice']} {'-' if s['hd95_mm'] is None else s['hd95_mm']}" for organ, s in row.items()
+        )
+        for name, row in sorted(cases.items())
+    }
+
+
+def unpacked(lines: dict[str, str]) -> dict[str, dict[str, Score]]:
+    """The scores that `packed` wrote."""
+    return {name: dict(map(_score, line.split(", "))) if line else {} for name, line in lines.items()}
+
+
+def _score(written: str) -> tuple[str, Score]:
+    organ, dice_, distance = written.rsplit(" ", 2)
+    return organ, {"dice": float(dice_), "hd95_mm": None if distance == "-" else float(distance)}

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import downstream, downstream_train, record
-from benchmarks.downstream import Benchmark, Training, case_dices, schedule_of, trainings
+from benchmarks.downstream import Benchmark, Training, schedule_of, trainings
 from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_cases, complete_reports, facts
 from benchmarks.downstream_generators import refuse_leak
 from benchmarks.downstream_scores import ORGANS, dice, hd95_mm, score_case, score_folder
@@ -303,13 +303,37 @@ def test_the_report_says_how_many_trainings_are_missing(openkbp, tmp_path, monke
     assert "3 trainings done, 3 missing" in capsys.readouterr().out
     figures = json.loads((tmp_path / "results" / "downstream_donor.json").read_text())["figures"]
     assert figures["num_missing"] == 3
-    assert figures["mean_dice_of_cases"]["real-k5-seed0"] == case_dices(run("real", 0, 0.0))
+    assert len(figures["scores"]["real-k5-seed0"]) == 30
     assert (tmp_path / "results" / "downstream_donor.png").stat().st_size > 10_000
     table = markdown(figures)
     assert "900 iterations in every arm. 3 trainings of these are not done yet." in table
     row = next(line for line in table.splitlines() if line.startswith("| 5 | + GuideGen, half of the patches"))
     assert "| 1 (seed 0) |" in row
     assert "| +0.050 (+0.050 to +0.050) |" in row
+
+
+def test_a_result_is_gone_on_from_on_another_machine(openkbp, tmp_path, monkeypatch) -> None:
+    for module in (downstream, record):
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    here, there = (benchmark(openkbp, tmp_path / name) for name in ("here", "there"))
+    wanted = trainings(["real", "guidegen-0.5"], [5], [0, 1])
+    here.run_file(wanted[0]).parent.mkdir(parents=True)
+    for training in wanted[:3]:
+        told = run(training.arm, training.seed, 0.03 * (training.arm != "real"))
+        told["cases"]["pt_1"]["mandible"]["hd95_mm"] = None
+        here.run_file(training).write_text(json.dumps(told))
+    here.report(wanted)
+    result = tmp_path / "results" / "downstream_donor.json"
+    assert there.restore(result) == 3
+    assert there.done(wanted) == here.done(wanted)
+    assert there.restore(result) == 0
+    with pytest.raises(SystemExit, match="another schedule"):
+        benchmark(openkbp, tmp_path / "longer", iterations=2400).restore(result)
+    old = json.loads(result.read_text())
+    del old["figures"]["scores"]
+    result.write_text(json.dumps(old))
+    with pytest.raises(SystemExit, match="only means"):
+        there.restore(result)
 
 
 def test_a_longer_schedule_is_another_result_in_another_folder(openkbp, tmp_path, monkeypatch) -> None:
