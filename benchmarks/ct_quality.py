@@ -1,7 +1,8 @@
 """Do generated CTs look like CTs inside their organs? python -m benchmarks.ct_quality PREPARED --num 12 [--steps 3 ...]
 
 With --solvers euler heun dpm++ unipc and several --steps it compares ways through the flow; a step of heun asks the
-network twice, but for the last.
+network twice, but for the last. A model that is told the HU of organs draws them for the contrast phase; with --told it
+is told the medians of the case's own CT, so that what is left is the network's error and no draw's.
 
 Every prepared case with a CT gives its label map and findings to stage 2; what comes out is compared with the case's
 own CT, class by class: median HU, spread, difference of neighbouring slices, drift along the body, the noise power in
@@ -108,15 +109,21 @@ class Comparison:
         return abs(row["made"]["median_hu"] - row["real"]["median_hu"]) <= goal
 
 
-def measure(pipe: GuideGenPipeline, cases: list[TrainingCase], steps: int, seed: int) -> dict[str, Any]:
-    """One setting over all cases, with CPU seconds a CT. Case i draws the same noise and HU in all settings."""
+def measure(
+    pipe: GuideGenPipeline, cases: list[TrainingCase], steps: int, seed: int, told: bool = False
+) -> dict[str, Any]:
+    """One setting over all cases, with CPU seconds a CT. Case i draws the same noise and HU in all settings.
+
+    HU are those of the case's own CT where they are `told`; ModelError for a model that cannot be.
+    """
     comparison, seconds = Comparison(), 0.0
     by_phase: dict[str, Comparison] = {}
     for i, case in enumerate(tqdm(cases, desc=f"{steps} steps", disable=None)):
         began = time.process_time()
         labels = torch.from_numpy(case.label_map)[None]
         generators = [torch.Generator().manual_seed(seed + i)]
-        tokens, hu = pipe.encode([case.findings.prompt()]), pipe.organ_hu([case.findings.phase], generators)
+        tokens = pipe.encode([case.findings.prompt()])
+        hu = pipe.organ_hu([case.findings.phase], generators, _own_hu(case, pipe) if told else None)
         made = pipe.sample_cts(labels, tokens, generators, steps, organ_hu=hu)[0].numpy()
         seconds += time.process_time() - began
         asked = None if hu is None else hu[0].numpy()
@@ -133,6 +140,13 @@ def measure(pipe: GuideGenPipeline, cases: list[TrainingCase], steps: int, seed:
     }
 
 
+def _own_hu(case: TrainingCase, pipe: GuideGenPipeline) -> dict[str, float]:
+    """Median HU of the classes of a case's CT, by name, but of lesions."""
+    anatomy = pipe.anatomy
+    values = median_hu(np.asarray(case.ct_hu), case.label_map, anatomy.num_classes, (0, anatomy.lesion_id))
+    return {c.name: float(values[c.id]) for c in anatomy.classes if np.isfinite(values[c.id])}
+
+
 def main() -> None:
     """Measures and writes results/ct_quality.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,6 +156,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="*", default=[], help="steps a slice (default: the model's)")
     parser.add_argument("--solvers", nargs="*", choices=list(_SOLVERS), default=[], help="default: the model's own")
     parser.add_argument("--delays", type=int, nargs="*", default=[0], help="steps between slices; 0: the model's own")
+    parser.add_argument("--told", action="store_true", help="tell the model the median HU of each case's own CT")
     parser.add_argument("--seed", type=int, default=9)
     parser.add_argument("--name", default="ct_quality", help="of the results file")
     args = parser.parse_args()
@@ -157,7 +172,8 @@ def main() -> None:
                 if delay:
                     pipe.register_to_config(delay_ct=delay)
                 name = f"{solver + ', ' if solver else ''}steps {steps}, delay {pipe.config.delay_ct or steps}"
-                settings[name] = measure(pipe, cases, steps, args.seed)
+                name += ", told the real HU" if args.told else ""
+                settings[name] = measure(pipe, cases, steps, args.seed, args.told)
                 print(f"{name}: {settings[name]['slice_frechet']} {settings[name]['cpu_seconds_a_ct']} s", flush=True)
     save(args.name, {"num": len(cases), "settings": settings, "model_sha256": pipe.fingerprint}, seed=args.seed)
 

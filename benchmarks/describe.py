@@ -143,20 +143,33 @@ def evaluation(figures: dict[str, Any]) -> Rows:
     ]
 
 
+_HU_ORGANS = ("liver", "spleen", "kidney", "aorta", "lung", "vertebrae")
+
+
 def ct_quality(figures: dict[str, Any]) -> Rows:
     """HU and texture inside organs."""
     rows: Rows = []
     for name, setting in figures["settings"].items():
-        apart = setting["median_difference_hu"]
-        shown = ", ".join(f"{n} {apart[n]:+}" for n in ("liver", "spleen", "kidney", "aorta", "lung") if n in apart)
+        shown = _apart(setting["median_difference_hu"])
         rows.append((f"median HU, generated minus real, {name} (N = {figures['num']})", shown))
+        for phase, held in setting.get("by_phase", {}).items():
+            rows.append((f"the same, {phase} (N = {held['N']})", _apart(held["median_difference_hu"])))
         ratios = f"{setting['median_step_ratio']} / {setting['median_spread_ratio']}"
         rows.append(("slice-to-slice difference / spread inside organs, generated over real", ratios))
         if "liver_noise_power" in setting:
             rows.append(
                 ("noise power in the liver, generated over real", f"{setting['liver_noise_power']['total_ratio']}")
             )
+        drifts = {n: row for n, row in setting["by_class"].items() if n in _HU_ORGANS}
+        told = ", ".join(f"{n} {row['made']['drift_hu']} ({row['real']['drift_hu']})" for n, row in drifts.items())
+        rows.append(("drift of the organ's mean HU along the body, generated (real)", told))
+        if "slice_frechet" in setting:
+            rows.append(("slice Frechet distance to the real CTs of the maps", f"{setting['slice_frechet']}"))
     return rows
+
+
+def _apart(difference_hu: dict[str, float]) -> str:
+    return ", ".join(f"{n} {difference_hu[n]:+}" for n in _HU_ORGANS if n in difference_hu)
 
 
 def abstraction(figures: dict[str, Any]) -> Rows:
