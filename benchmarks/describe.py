@@ -168,6 +168,16 @@ def ct_quality(figures: dict[str, Any]) -> Rows:
     return rows
 
 
+def ct_solvers(figures: dict[str, Any]) -> Rows:
+    """Ways through the flow: what each costs and how near its CTs come to the real ones."""
+    what = "slice Frechet distance / slice-to-slice difference / spread / CPU seconds a CT"
+    kept = ("slice_frechet", "median_step_ratio", "median_spread_ratio", "cpu_seconds_a_ct")
+    return [
+        (f"{name}: {what} (N = {figures['num']})", " / ".join(str(row[key]) for key in kept))
+        for name, row in figures["settings"].items()
+    ]
+
+
 def _apart(difference_hu: dict[str, float]) -> str:
     return ", ".join(f"{n} {difference_hu[n]:+}" for n in _HU_ORGANS if n in difference_hu)
 

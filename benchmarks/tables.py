@@ -143,7 +143,12 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "mask_steps": of.mask_steps,
         "posterior": _posterior,
     },
-    "Does it look like a CT?": {"autoencoder": _autoencoder, "ct_quality": of.ct_quality},
+    "Does it look like a CT?": {
+        "autoencoder": _autoencoder,
+        "ct_quality": of.ct_quality,
+        "ct_quality_told": of.ct_quality,
+        "ct_solvers": of.ct_solvers,
+    },
     "The head-neck model beside patients it never saw": {
         "evaluation_head_neck": of.evaluation,
         "adherence": of.adherence,
