@@ -2,7 +2,8 @@
 
 With --solvers euler heun dpm++ unipc and several --steps it compares ways through the flow; a step of heun asks the
 network twice, but for the last. A model that is told the HU of organs draws them for the contrast phase; with --told it
-is told the medians of the case's own CT, so that what is left is the network's error and no draw's.
+is told the medians of the case's own CT, so that what is left is the network's error and no draw's. With --as-drawn
+organs are not held to the HU that were told: slices stay as the network drew them.
 
 Every prepared case with a CT gives its label map and findings to stage 2; what comes out is compared with the case's
 own CT, class by class: median HU, spread, difference of neighbouring slices, drift along the body, the noise power in
@@ -157,12 +158,15 @@ def main() -> None:
     parser.add_argument("--solvers", nargs="*", choices=list(_SOLVERS), default=[], help="default: the model's own")
     parser.add_argument("--delays", type=int, nargs="*", default=[0], help="steps between slices; 0: the model's own")
     parser.add_argument("--told", action="store_true", help="tell the model the median HU of each case's own CT")
+    parser.add_argument("--as-drawn", action="store_true", help="organs are not held to the HU that were told")
     parser.add_argument("--seed", type=int, default=9)
     parser.add_argument("--name", default="ct_quality", help="of the results file")
     args = parser.parse_args()
     keep_freed_memory()
     pipe = GuideGenPipeline.from_pretrained(args.model)
     cases = [c for c in map(load_case, case_paths(args.prepared)) if c.ct_hu is not None][: args.num]
+    if args.as_drawn:
+        pipe.register_to_config(hold_hu=False)
     settings = {}
     for solver in args.solvers or [""]:
         if solver:
@@ -173,6 +177,7 @@ def main() -> None:
                     pipe.register_to_config(delay_ct=delay)
                 name = f"{solver + ', ' if solver else ''}steps {steps}, delay {pipe.config.delay_ct or steps}"
                 name += ", told the real HU" if args.told else ""
+                name += ", as drawn" if args.as_drawn else ""
                 settings[name] = measure(pipe, cases, steps, args.seed, args.told)
                 print(f"{name}: {settings[name]['slice_frechet']} {settings[name]['cpu_seconds_a_ct']} s", flush=True)
     save(args.name, {"num": len(cases), "settings": settings, "model_sha256": pipe.fingerprint}, seed=args.seed)

@@ -53,6 +53,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         volume_ratio: Sequence[float] | None = None,
         delay_ct: int | None = None,
         noise_hu: tuple[float, float] = (3.0, 12.0),
+        hold_hu: bool = True,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -76,6 +77,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             volume_ratio=None if volume_ratio is None else list(volume_ratio),
             delay_ct=delay_ct,
             noise_hu=tuple(noise_hu),
+            hold_hu=hold_hu,
         )
         self.fingerprint = ""
 

@@ -13,6 +13,7 @@ from guidegen_data.anatomy import PHASES, Anatomy, anatomy_named
 from guidegen_data.errors import ModelError
 from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes, mask_prompt, size_lean
 from guidegen_data.models.anchors import Placement
+from guidegen_data.models.inhomogeneity import hold_organ_hu
 from guidegen_data.models.mask_sampler import MaskCondition
 from guidegen_data.models.noise_style import NoiseStyle, draw_style, with_noise
 from guidegen_data.models.sampling import sample_masks
@@ -125,7 +126,8 @@ class StageSampling:
         """Stage 2: CTs (B, X, Y, Z) int16 HU of label maps (B, X, Y, Z) uint8, your own or stage 1's.
 
         Each gets the noise of its style, and the HU of its organs as in `organ_hu` (B, K); both are drawn from its
-        generator where none are given, the HU for a phase that is not told.
+        generator where none are given, the HU for a phase that is not told. With `hold_hu` in its configuration a model
+        that is told HU also gives every organ exactly these, and takes away what makes it less even than organs are.
         """
         styles = self.styles(generators) if styles is None else styles
         organ_hu = self.organ_hu([""] * len(generators), generators) if organ_hu is None else organ_hu
@@ -142,6 +144,10 @@ class StageSampling:
             class_hu=None if organ_hu is None else organ_hu.to(label_maps.device),
         )
         spacing, hu_range = self.anatomy.spacing_mm, self.anatomy.hu_range
+        if organ_hu is not None and self.config.hold_hu:
+            usual = self.slice_generator.hu_prior.uneven
+            pairs = zip(cts, label_maps, organ_hu, strict=True)
+            cts = torch.stack([hold_organ_hu(ct, labels, hu, usual, spacing, hu_range) for ct, labels, hu in pairs])
         noisy = [with_noise(c, spacing, s, g, hu_range) for c, s, g in zip(cts, styles, generators, strict=True)]
         return torch.stack(noisy)
 

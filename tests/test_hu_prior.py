@@ -133,3 +133,24 @@ def test_hu_that_cannot_be_told_are_refused(pipe) -> None:
         case(pipe, organ_hu={"spleen": 100})
     with pytest.raises(ModelError, match="not told the HU of organs"):
         case(tiny.tiny_pipeline().prepare("cpu"), organ_hu={"liver": 100})
+
+
+def test_organs_have_the_hu_that_they_were_told_unless_the_model_is_not_held_to_them(pipe) -> None:
+    held = case(pipe, organ_hu={"liver": 100})
+    assert np.median(held.ct_hu) == pytest.approx(100, abs=2)
+    pipe.register_to_config(hold_hu=False)
+    drawn = case(pipe, organ_hu={"liver": 100})
+    pipe.register_to_config(hold_hu=True)
+    assert abs(np.median(drawn.ct_hu) - 100) > 20
+
+
+def test_how_uneven_a_class_is_comes_from_the_training_cases_and_is_without_bounds_where_none_shows_it() -> None:
+    values, phase = medians()
+    uneven = torch.full_like(values, torch.nan)
+    uneven[:, 1] = torch.linspace(4, 8, len(values))
+    prior = HUPrior(4, 3)
+    prior.fit(values, phase, uneven)
+    assert prior.uneven[1] == pytest.approx(6, abs=0.2)
+    assert torch.isinf(prior.uneven[[0, 2, 3]]).all()
+    prior.fit(values, phase)
+    assert torch.isinf(prior.uneven).all()

@@ -15,6 +15,7 @@ from guidegen_data.anatomy import PHASES, Anatomy
 from guidegen_data.errors import SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.hu_prior import median_hu
+from guidegen_data.models.inhomogeneity import inhomogeneity
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.findings import SEXES, Findings
 from guidegen_data.sources.prepared import case_paths, load_case
@@ -26,12 +27,14 @@ _VERSIONS = 2
 @dataclass(frozen=True)
 class LatentData:
     """N volumes: latents (N, Z, C, x, y) float16, label maps (N, X, Y, Z) uint8, tokens of V versions of each prompt
-    (N, V, L, D) float16, median HU of each class (N, K) float32, and contrast phases (N,), -1 where none is told."""
+    (N, V, L, D) float16, median HU of each class (N, K) float32, how uneven it is (N, K) float32 in HU, and contrast
+    phases (N,), -1 where none is told."""
 
     latents: Tensor
     labels: Tensor
     tokens: Tensor
     class_hu: Tensor
+    uneven: Tensor
     phase: Tensor
 
     def batch(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -94,22 +97,25 @@ def load_latent_data(
     paths = case_paths(folder)
     if not measured:
         measure_latents(autoencoder, _some_volumes(paths))
-    latents, labels, tokens, hu, phases = [], [], [], [], []
+    latents, labels, tokens, hu, uneven, phases = [], [], [], [], [], []
+    untold = (0, anatomy.lesion_id)
     for number, path in enumerate(tqdm(paths, desc="encoding", unit="case", disable=None)):
         case = load_case(path)
         if case.ct_hu is None:
             continue
-        latents.append(encode_volume(autoencoder, torch.from_numpy(case.ct_hu)).half().cpu())
-        labels.append(torch.from_numpy(case.label_map))
-        hu.append(median_hu(case.ct_hu, case.label_map, anatomy.num_classes, (0, anatomy.lesion_id)))
+        ct, label_map = torch.from_numpy(case.ct_hu), torch.from_numpy(case.label_map)
+        latents.append(encode_volume(autoencoder, ct).half().cpu())
+        labels.append(label_map)
+        hu.append(median_hu(case.ct_hu, case.label_map, anatomy.num_classes, untold))
+        uneven.append(inhomogeneity(ct, label_map, anatomy.num_classes, anatomy.spacing_mm, untold))
         phases.append(PHASES.index(case.findings.phase) if case.findings.phase else -1)
         rng = np.random.default_rng(number)
         told = [_with_a_phase(case.findings, rng).prompt() for _ in range(_VERSIONS)]
         tokens.append(encoder(told).half())
     if not latents:
         raise SourceError(f"{folder} holds no case with a CT; stage 2 cannot be trained from label maps alone.")
-    told_hu = torch.from_numpy(np.stack(hu))
-    data = LatentData(torch.stack(latents), torch.stack(labels), torch.stack(tokens), told_hu, torch.tensor(phases))
+    of_organs = (torch.from_numpy(np.stack(hu)), torch.stack(uneven))
+    data = LatentData(torch.stack(latents), torch.stack(labels), torch.stack(tokens), *of_organs, torch.tensor(phases))
     state = {"mean": autoencoder.latent_mean.cpu(), "std": autoencoder.latent_std.cpu()}
     part = cache.with_suffix(".part")
     torch.save({**{name: getattr(data, name) for name in names}, **state}, part)

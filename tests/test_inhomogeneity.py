@@ -1,0 +1,94 @@
+"""Organs are held to their HU: the median that was asked for, as even as organs are, texture and gas left alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from guidegen_data.models.inhomogeneity import hold_organ_hu, inhomogeneity
+
+SPACING, RANGE = (3.0, 3.0, 3.0), (-1024, 3071)
+LIVER, BOWEL, LESION = 1, 2, 3
+
+
+@pytest.fixture(scope="module")
+def labels() -> torch.Tensor:
+    """Two organs beside each other, a lesion of 10 voxels in the first."""
+    held = torch.zeros(48, 48, 48, dtype=torch.uint8)
+    held[6:30, 6:42, 6:42] = LIVER
+    held[30:44, 6:42, 6:42] = BOWEL
+    held[14:24, 14:24, 14:24] = LESION
+    return held
+
+
+@pytest.fixture(scope="module")
+def drawn(labels) -> torch.Tensor:
+    """A liver that brightens along the body by 60 HU about a median of 70, with texture, and a bowel with gas in it."""
+    rng = torch.Generator().manual_seed(0)
+    ct = torch.full(labels.shape, -100.0)
+    slope = torch.linspace(-30, 30, 36)
+    ct[:, :, 6:42] = torch.where(labels[:, :, 6:42] == LIVER, 70 + slope, ct[:, :, 6:42])
+    ct[labels == BOWEL], ct[labels == LESION] = 20, 40
+    ct[36:40, 20:30, 20:30] = -900
+    ct[labels > 0] += 6 * torch.randn(int((labels > 0).sum()), generator=rng)
+    return ct.round().to(torch.int16)
+
+
+def held_to(drawn, labels, liver: float, bowel: float = torch.nan, even: float = 3.0) -> torch.Tensor:
+    asked = torch.tensor([torch.nan, liver, bowel, torch.nan])
+    return hold_organ_hu(drawn, labels, asked, torch.full((4,), even), SPACING, RANGE)
+
+
+def inner(labels: torch.Tensor, label: int, margin: int = 3) -> torch.Tensor:
+    """Voxels of a class that lie a few voxels inside it."""
+    from scipy.ndimage import binary_erosion
+
+    return torch.from_numpy(binary_erosion((labels == label).numpy(), iterations=margin))
+
+
+def test_an_organ_gets_the_median_that_was_asked_for_and_is_evened_out(drawn, labels) -> None:
+    assert inhomogeneity(drawn, labels, 4, SPACING)[LIVER] > 12
+    for asked in (70, 110, 40):
+        held = held_to(drawn, labels, asked)
+        assert float(held[inner(labels, LIVER)].float().median()) == pytest.approx(asked, abs=2)
+        assert inhomogeneity(held, labels, 4, SPACING)[LIVER] < 5
+        ends = [float(held[10:26, 26:38, z].float().mean()) for z in (10, 38)]
+        assert abs(ends[1] - ends[0]) < 15  # 51 as it was drawn
+
+
+def test_an_organ_that_is_as_uneven_as_usual_is_moved_as_a_whole(drawn, labels) -> None:
+    held = held_to(drawn, labels, 100, even=1000)
+    apart = (held - drawn)[inner(labels, LIVER)].float()
+    assert float(apart.median()) == pytest.approx(30, abs=1)
+    assert float(apart.std()) < 1
+
+
+def test_texture_stays_as_it_was_drawn(drawn, labels) -> None:
+    held, within = held_to(drawn, labels, 90), inner(labels, LIVER, 4)
+    steps = [(ct[:, 1:] - ct[:, :-1])[within[:, 1:]].float().numpy() for ct in (drawn, held)]
+    assert np.corrcoef(*steps)[0, 1] > 0.98
+    assert steps[1].std() == pytest.approx(steps[0].std(), rel=0.05)
+
+
+def test_gas_in_an_organ_stays_gas(drawn, labels) -> None:
+    held = held_to(drawn, labels, 70, bowel=60)
+    gas = drawn < -500
+    assert torch.equal(held[gas], drawn[gas])
+    assert float(held[inner(labels, BOWEL) & ~gas].float().median()) == pytest.approx(60, abs=3)
+
+
+def test_what_is_not_told_stays_but_for_its_border(drawn, labels) -> None:
+    held = held_to(drawn, labels, 110)
+    for label in (0, BOWEL, LESION):
+        within = inner(labels, label)
+        assert within.any()
+        assert torch.equal(held[within], drawn[within])
+    assert torch.equal(held_to(drawn, labels, torch.nan), drawn)
+
+
+def test_hu_stay_within_their_range_and_specks_are_left_alone(drawn, labels) -> None:
+    speck = labels.clone()
+    speck[speck == BOWEL] = 0
+    speck[40, 40, :9] = BOWEL
+    assert torch.equal(held_to(drawn, speck, torch.nan, bowel=500), drawn)
+    assert torch.isnan(inhomogeneity(drawn, speck, 4, SPACING)[[0, BOWEL]]).all()
+    assert held_to(drawn, labels, 5000).max() <= RANGE[1]
