@@ -21,6 +21,7 @@ from guidegen_data.anatomy import Anatomy
 from guidegen_data.cleanup import nearest_kept
 from guidegen_data.lesions import (
     MIN_LESION_VOXELS,
+    filling_lesion,
     find_lesions,
     lesion_mask,
     lesion_room,
@@ -227,8 +228,14 @@ def _fitting_lesion(
     # One that touches another would be read as a part of it.
     allowed &= ~ndimage.binary_dilation(label_map == anatomy.lesion_id, iterations=2)
     best, error = None, np.inf
+    zone = None
+    if anatomy.frame is not None:
+        zone = allowed & lesion_room(label_map, spacing_mm, lesion.organ, lesion.site, 0.0, anatomy)
     for attempt in range(_TRIES):
-        mask = lesion_mask(allowed, lesion.size_mm * 0.95**attempt, spacing_mm, rng, tries=3)
+        if zone is None:
+            mask = lesion_mask(allowed, lesion.size_mm * 0.95**attempt, spacing_mm, rng, tries=3)
+        else:
+            mask = filling_lesion(allowed, zone, lesion.size_mm, spacing_mm, rng)
         if mask is None or mask.sum() < MIN_LESION_VOXELS:
             continue
         off = abs(lesion_size_mm(mask, spacing_mm, anatomy) - lesion.size_mm) / lesion.size_mm

@@ -151,9 +151,43 @@ def lesion_mask(
     return None
 
 
+def filling_lesion(
+    room: np.ndarray, zone: np.ndarray, size_mm: float, spacing_mm: tuple[float, float, float], rng: np.random.Generator
+) -> np.ndarray | None:
+    """A lesion of the volume of a sphere of `size_mm` that fills `room` (X, Y, Z) around a place in `zone`.
+
+    It takes the voxels of the room that lie innermost in a lobulated ellipsoid, as a target volume spares bone and air
+    and reaches further along the neck for it. None when the zone is empty.
+    """
+    candidates = np.argwhere(zone)
+    if not len(candidates):
+        return None
+    depth = ndimage.distance_transform_edt(zone, sampling=spacing_mm)[tuple(candidates.T)]
+    centre = candidates[rng.choice(len(candidates), p=depth**2 / (depth**2).sum())]
+    reach = [int(np.ceil(size_mm / s)) for s in spacing_mm]
+    region = tuple(slice(max(0, c - r), c + r + 1) for c, r in zip(centre, reach, strict=True))
+    inside = room[region]
+    radius = _lobulated_radius(inside.shape, centre - [r.start for r in region], size_mm, spacing_mm, rng)
+    wanted = round(np.pi / 6 * size_mm**3 / np.prod(spacing_mm))
+    innermost = np.sort(radius[inside])[:wanted]
+    if not len(innermost):
+        return None
+    pieces, _ = ndimage.label(inside & (radius <= innermost[-1]))
+    out = np.zeros_like(room)
+    out[region] = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    return out
+
+
 def _lobulated(
     shape: tuple[int, ...], centre: np.ndarray, size_mm: float, spacing_mm: tuple[float, ...], rng: np.random.Generator
 ) -> np.ndarray:
+    return _lobulated_radius(shape, centre, size_mm, spacing_mm, rng) < 1
+
+
+def _lobulated_radius(
+    shape: tuple[int, ...], centre: np.ndarray, size_mm: float, spacing_mm: tuple[float, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """Distance from the centre, 1 at the surface of a lobulated ellipsoid."""
     semi = size_mm / 2 * np.array([1.0, rng.uniform(0.65, 1), rng.uniform(0.65, 1)])
     rotation, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     axes = [(np.arange(n) - c) * s for n, c, s in zip(shape, centre, spacing_mm, strict=True)]
@@ -162,4 +196,4 @@ def _lobulated(
     sigma = [max(1.0, 0.3 * size_mm / s) for s in spacing_mm]
     noise = ndimage.gaussian_filter(rng.standard_normal(shape).astype(np.float32), sigma)
     noise /= noise.std() + 1e-6
-    return radius + 0.12 * np.clip(noise, -2, 2) < 1
+    return radius + 0.12 * np.clip(noise, -2, 2)

@@ -105,7 +105,7 @@ def pipe():
     values = torch.full((20, TORSO.num_classes), torch.nan)
     values[:, LIVER] = torch.linspace(90, 110, 20)
     values[:, AORTA] = torch.linspace(300, 340, 20)
-    network.hu_prior.fit(values, torch.full((20,), VENOUS))
+    network.hu_prior.fit(values, torch.full((20,), VENOUS), torch.where(values.isnan(), torch.nan, 5.0))
     pipe.slice_generator = network
     pipe.register_modules(slice_generator=network)
     return pipe.prepare("cpu")

@@ -56,7 +56,7 @@ def test_an_organ_gets_the_median_that_was_asked_for_and_is_evened_out(drawn, la
 
 
 def test_an_organ_that_is_as_uneven_as_usual_is_moved_as_a_whole(drawn, labels) -> None:
-    held = held_to(drawn, labels, 100, even=1000)
+    held = held_to(drawn, labels, 100, even=50)
     apart = (held - drawn)[inner(labels, LIVER)].float()
     assert float(apart.median()) == pytest.approx(30, abs=1)
     assert float(apart.std()) < 1
@@ -83,6 +83,11 @@ def test_what_is_not_told_stays_but_for_its_border(drawn, labels) -> None:
         assert within.any()
         assert torch.equal(held[within], drawn[within])
     assert torch.equal(held_to(drawn, labels, torch.nan), drawn)
+
+
+def test_a_class_of_several_tissues_is_left_alone(drawn, labels) -> None:
+    assert torch.equal(held_to(drawn, labels, 100, even=80), drawn)
+    assert torch.equal(held_to(drawn, labels, 100, even=torch.inf), drawn)
 
 
 def test_hu_stay_within_their_range_and_specks_are_left_alone(drawn, labels) -> None:

@@ -5,6 +5,7 @@ told an HU that it has seldom seen, such as that of an aorta in the arterial pha
 the local mean over some 6 mm, is measured inside every organ. In training cases its standard deviation is that of the
 organ (and of its border, where voxels hold two tissues); whatever a generated CT has beyond that is taken away, and
 the organ moved to the median that it was told. Texture, which changes from voxel to voxel, stays as it is drawn.
+A class of several tissues, such as bone with its marrow, a larynx or a colon with air, has no one level and is left.
 
 The method is that of the bias field in MR images (intensity inhomogeneity, Sled et al. 1998), one organ at a time.
 """
@@ -24,6 +25,8 @@ _LEAST_VOXELS = 50
 #: Voxels beyond so many robust standard deviations (of at least so many HU) of an organ's median are of other tissue:
 #: gas, calcification, a vessel in the lung. They count as that many and are moved less, from twice as many not at all.
 _MOST_DEVIATIONS, _LEAST_SPREAD_HU = 3.0, 15.0
+#: A class that is more uneven than this in training cases is of several tissues.
+_ONE_TISSUE_HU = 60.0
 #: Passes: a median moves when what lies around it is evened out.
 _PASSES = 2
 
@@ -53,11 +56,13 @@ def hold_organ_hu(
 ) -> Tensor:
     """The CT (X, Y, Z) int16 HU with every class at its median HU (K,) and no less even than `usual` (K,) in HU.
 
-    Classes with NaN for their HU stay as they are, but for the border over which their neighbours' corrections fade.
+    Classes of several tissues and those with NaN for their HU stay as they are, but for the border over which their
+    neighbours' corrections fade.
     """
     moved = torch.zeros(ct_hu.shape, device=ct_hu.device)
     for k, (asked, even) in enumerate(zip(class_hu.tolist(), usual.tolist(), strict=True)):
-        organ = _Organ.of(label_map == k, spacing_mm) if asked == asked else None
+        held = asked == asked and even <= _ONE_TISSUE_HU
+        organ = _Organ.of(label_map == k, spacing_mm) if held else None
         if organ is not None:
             moved[organ.box] += organ.correction(ct_hu[organ.box].float(), asked, even)
     return (ct_hu + moved).round().clamp(*hu_range).to(torch.int16)
