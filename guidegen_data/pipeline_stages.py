@@ -145,7 +145,7 @@ class StageSampling:
         )
         spacing, hu_range = self.anatomy.spacing_mm, self.anatomy.hu_range
         if organ_hu is not None and self.config.hold_hu:
-            usual = self.slice_generator.hu_prior.uneven
+            usual = self.slice_generator.hu_prior.inhomogeneity
             pairs = zip(cts, label_maps, organ_hu, strict=True)
             cts = torch.stack([hold_organ_hu(ct, labels, hu, usual, spacing, hu_range) for ct, labels, hu in pairs])
         noisy = [with_noise(c, spacing, s, g, hu_range) for c, s, g in zip(cts, styles, generators, strict=True)]

@@ -105,7 +105,8 @@ def pipe():
     values = torch.full((20, TORSO.num_classes), torch.nan)
     values[:, LIVER] = torch.linspace(90, 110, 20)
     values[:, AORTA] = torch.linspace(300, 340, 20)
-    network.hu_prior.fit(values, torch.full((20,), VENOUS), torch.where(values.isnan(), torch.nan, 5.0))
+    varied = torch.where(values.isnan(), torch.nan, 5.0)[..., None] * torch.tensor([1.0, 0.0])
+    network.hu_prior.fit(values, torch.full((20,), VENOUS), varied)
     pipe.slice_generator = network
     pipe.register_modules(slice_generator=network)
     return pipe.prepare("cpu")
@@ -146,11 +147,11 @@ def test_organs_have_the_hu_that_they_were_told_unless_the_model_is_not_held_to_
 
 def test_how_uneven_a_class_is_comes_from_the_training_cases_and_is_without_bounds_where_none_shows_it() -> None:
     values, phase = medians()
-    uneven = torch.full_like(values, torch.nan)
-    uneven[:, 1] = torch.linspace(4, 8, len(values))
+    varied = torch.full((*values.shape, 2), torch.nan)
+    varied[:, 1, 0], varied[:, 1, 1] = torch.linspace(4, 8, len(values)), 2
     prior = HUPrior(4, 3)
-    prior.fit(values, phase, uneven)
-    assert prior.uneven[1] == pytest.approx(6, abs=0.2)
-    assert torch.isinf(prior.uneven[[0, 2, 3]]).all()
+    prior.fit(values, phase, varied)
+    assert prior.inhomogeneity[1].tolist() == pytest.approx([6, 2], abs=0.2)
+    assert torch.isinf(prior.inhomogeneity[[0, 2, 3]]).all()
     prior.fit(values, phase)
-    assert torch.isinf(prior.uneven).all()
+    assert torch.isinf(prior.inhomogeneity).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from guidegen_data.models.inhomogeneity import hold_organ_hu, inhomogeneity
+from guidegen_data.models.inhomogeneity import hold_organ_hu, inhomogeneity, usual_inhomogeneity
 
 SPACING, RANGE = (3.0, 3.0, 3.0), (-1024, 3071)
 LIVER, BOWEL, LESION = 1, 2, 3
@@ -33,9 +33,12 @@ def drawn(labels) -> torch.Tensor:
     return ct.round().to(torch.int16)
 
 
-def held_to(drawn, labels, liver: float, bowel: float = torch.nan, even: float = 3.0) -> torch.Tensor:
+def held_to(
+    drawn, labels, liver: float, bowel: float = torch.nan, even: float = 3.0, beyond: float = 0.0
+) -> torch.Tensor:
     asked = torch.tensor([torch.nan, liver, bowel, torch.nan])
-    return hold_organ_hu(drawn, labels, asked, torch.full((4,), even), SPACING, RANGE)
+    usual = torch.stack([torch.full((4,), even), torch.full((4,), beyond)], dim=1)
+    return hold_organ_hu(drawn, labels, asked, usual, SPACING, RANGE)
 
 
 def inner(labels: torch.Tensor, label: int, margin: int = 3) -> torch.Tensor:
@@ -46,11 +49,11 @@ def inner(labels: torch.Tensor, label: int, margin: int = 3) -> torch.Tensor:
 
 
 def test_an_organ_gets_the_median_that_was_asked_for_and_is_evened_out(drawn, labels) -> None:
-    assert inhomogeneity(drawn, labels, 4, SPACING)[LIVER] > 12
+    assert inhomogeneity(drawn, labels, 4, SPACING)[LIVER, 0] > 12
     for asked in (70, 110, 40):
         held = held_to(drawn, labels, asked)
         assert float(held[inner(labels, LIVER)].float().median()) == pytest.approx(asked, abs=2)
-        assert inhomogeneity(held, labels, 4, SPACING)[LIVER] < 5
+        assert inhomogeneity(held, labels, 4, SPACING)[LIVER, 0] < 5
         ends = [float(held[10:26, 26:38, z].float().mean()) for z in (10, 38)]
         assert abs(ends[1] - ends[0]) < 15  # 51 as it was drawn
 
@@ -85,9 +88,32 @@ def test_what_is_not_told_stays_but_for_its_border(drawn, labels) -> None:
     assert torch.equal(held_to(drawn, labels, torch.nan), drawn)
 
 
+def test_a_core_is_as_much_beyond_the_organ_as_in_training_cases(drawn, labels) -> None:
+    held = held_to(drawn, labels, 100, beyond=12)
+    assert float(held[inner(labels, LIVER)].float().median()) == pytest.approx(112, abs=1)
+
+
 def test_a_class_of_several_tissues_is_left_alone(drawn, labels) -> None:
-    assert torch.equal(held_to(drawn, labels, 100, even=80), drawn)
     assert torch.equal(held_to(drawn, labels, 100, even=torch.inf), drawn)
+
+
+def test_what_a_core_has_beyond_its_organ_is_measured() -> None:
+    tube = torch.zeros(12, 12, 40, dtype=torch.uint8)
+    tube[3:8, 3:8] = 1
+    ct = torch.full(tube.shape, 100).short()
+    ct[4:7, 4:7] = 150
+    std, beyond = inhomogeneity(ct, tube, 2, SPACING)[1].tolist()
+    assert beyond == 50
+    assert std == pytest.approx(0, abs=0.1)  # the border is no unevenness
+
+
+def test_classes_of_several_tissues_are_those_that_vary_most_and_those_whose_core_is_another_tissue() -> None:
+    even, vessels, marrow, unseen = (5.0, 2.0), (70.0, 2.0), (20.0, -60.0), (torch.nan, torch.nan)
+    cases = torch.tensor([[even, vessels, marrow, unseen, even]]).repeat(10, 1, 1)
+    cases[0, 4, 1] = -60  # one case of ten is no rule
+    usual = usual_inhomogeneity(cases)
+    assert usual[[0, 4]].tolist() == [[5, 2], [5, 2]]
+    assert torch.isinf(usual[[1, 2, 3]]).all()
 
 
 def test_hu_stay_within_their_range_and_specks_are_left_alone(drawn, labels) -> None:

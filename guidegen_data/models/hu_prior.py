@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from guidegen_data.models.inhomogeneity import usual_inhomogeneity
+
 _LEAST_VOXELS = 50
 #: Cases of a phase that it takes to learn it; with fewer its values are those of all phases.
 _LEAST_CASES = 5
@@ -63,7 +65,7 @@ class HUPrior(nn.Module):
     low: Tensor
     high: Tensor
     known: Tensor
-    uneven: Tensor
+    inhomogeneity: Tensor
 
     def __init__(self, num_classes: int, num_phases: int) -> None:
         super().__init__()
@@ -72,12 +74,12 @@ class HUPrior(nn.Module):
         self.register_buffer("low", torch.zeros(num_classes))
         self.register_buffer("high", torch.zeros(num_classes))
         self.register_buffer("known", torch.zeros(num_classes))
-        self.register_buffer("uneven", torch.full((num_classes,), torch.inf))
+        self.register_buffer("inhomogeneity", torch.full((num_classes, 2), torch.inf))
 
-    def fit(self, class_hu: Tensor, phase: Tensor, uneven: Tensor | None = None) -> None:
+    def fit(self, class_hu: Tensor, phase: Tensor, inhomogeneity: Tensor | None = None) -> None:
         """Learns from medians (N, K), NaN where a class is not shown, and phases (N,), -1 where none is told.
 
-        `uneven` (N, K) is how uneven the classes are (`models.inhomogeneity`); without it there are no bounds to that.
+        `inhomogeneity` (N, K, 2) is how uneven the classes are (`models.inhomogeneity`); without it none has bounds.
         """
         values = class_hu.double().numpy()
         seen = np.isfinite(values).any(axis=0)
@@ -92,10 +94,9 @@ class HUPrior(nn.Module):
             bound[seen] = np.nanpercentile(values[:, seen], percentile, axis=0)
         self.low.copy_(torch.from_numpy(bounds[0]))
         self.high.copy_(torch.from_numpy(bounds[1]))
-        self.uneven.fill_(torch.inf)
-        if uneven is not None:
-            usual = uneven.nanmedian(dim=0).values
-            self.uneven.copy_(torch.where(usual.isnan(), torch.inf, usual))
+        self.inhomogeneity.fill_(torch.inf)
+        if inhomogeneity is not None:
+            self.inhomogeneity.copy_(usual_inhomogeneity(inhomogeneity))
 
     def draw(self, phase: int, generator: torch.Generator) -> Tensor:
         """Median HU (K,) float32 for a phase, -1 for one that is not told; NaN for classes that it does not know."""

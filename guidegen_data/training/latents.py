@@ -27,14 +27,14 @@ _VERSIONS = 2
 @dataclass(frozen=True)
 class LatentData:
     """N volumes: latents (N, Z, C, x, y) float16, label maps (N, X, Y, Z) uint8, tokens of V versions of each prompt
-    (N, V, L, D) float16, median HU of each class (N, K) float32, how uneven it is (N, K) float32 in HU, and contrast
-    phases (N,), -1 where none is told."""
+    (N, V, L, D) float16, median HU of each class (N, K) float32, its inhomogeneity (N, K, 2) float32 in HU, and
+    contrast phases (N,), -1 where none is told."""
 
     latents: Tensor
     labels: Tensor
     tokens: Tensor
     class_hu: Tensor
-    uneven: Tensor
+    inhomogeneity: Tensor
     phase: Tensor
 
     def batch(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -97,7 +97,7 @@ def load_latent_data(
     paths = case_paths(folder)
     if not measured:
         measure_latents(autoencoder, _some_volumes(paths))
-    latents, labels, tokens, hu, uneven, phases = [], [], [], [], [], []
+    latents, labels, tokens, hu, varied, phases = [], [], [], [], [], []
     untold = (0, anatomy.lesion_id)
     for number, path in enumerate(tqdm(paths, desc="encoding", unit="case", disable=None)):
         case = load_case(path)
@@ -107,14 +107,14 @@ def load_latent_data(
         latents.append(encode_volume(autoencoder, ct).half().cpu())
         labels.append(label_map)
         hu.append(median_hu(case.ct_hu, case.label_map, anatomy.num_classes, untold))
-        uneven.append(inhomogeneity(ct, label_map, anatomy.num_classes, anatomy.spacing_mm, untold))
+        varied.append(inhomogeneity(ct, label_map, anatomy.num_classes, anatomy.spacing_mm, untold))
         phases.append(PHASES.index(case.findings.phase) if case.findings.phase else -1)
         rng = np.random.default_rng(number)
         told = [_with_a_phase(case.findings, rng).prompt() for _ in range(_VERSIONS)]
         tokens.append(encoder(told).half())
     if not latents:
         raise SourceError(f"{folder} holds no case with a CT; stage 2 cannot be trained from label maps alone.")
-    of_organs = (torch.from_numpy(np.stack(hu)), torch.stack(uneven))
+    of_organs = (torch.from_numpy(np.stack(hu)), torch.stack(varied))
     data = LatentData(torch.stack(latents), torch.stack(labels), torch.stack(tokens), *of_organs, torch.tensor(phases))
     state = {"mean": autoencoder.latent_mean.cpu(), "std": autoencoder.latent_std.cpu()}
     part = cache.with_suffix(".part")

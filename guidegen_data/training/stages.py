@@ -165,7 +165,7 @@ def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Itera
 
     start_from(model, setting.initial, Initial.SLICES)
     if model.hu_prior is not None:
-        model.hu_prior.fit(data.class_hu, data.phase, data.uneven)
+        model.hu_prior.fit(data.class_hu, data.phase, data.inhomogeneity)
     yield from fit_stage(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
