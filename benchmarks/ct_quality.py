@@ -125,7 +125,7 @@ def measure(
         generators = [torch.Generator().manual_seed(seed + i)]
         tokens = pipe.encode([case.findings.prompt()])
         hu = pipe.organ_hu([case.findings.phase], generators, _own_hu(case, pipe) if told else None)
-        made = pipe.sample_cts(labels, tokens, generators, steps, organ_hu=hu)[0].numpy()
+        made = pipe.sample_cts(labels, tokens, generators, steps, organ_hu=hu, findings=[case.findings])[0].numpy()
         seconds += time.process_time() - began
         asked = None if hu is None else hu[0].numpy()
         for each in (comparison, by_phase.setdefault(case.findings.phase, Comparison())):

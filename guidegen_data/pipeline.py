@@ -181,7 +181,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         labels = torch.stack([torch.from_numpy(d.label_map) for d in drafts]).to(tokens.device)
         styles = self.styles(generators)
         hu = self.organ_hu([d.findings.phase for d in drafts], generators, organ_hu)
-        cts = self.sample_cts(labels, tokens, generators, num_steps_ct, styles, hu)
+        cts = self.sample_cts(labels, tokens, generators, num_steps_ct, styles, hu, [d.findings for d in drafts])
         steps = num_steps_ct or self.config.num_steps_ct
         told = [{} for _ in drafts] if hu is None else [{"organ_hu": self._by_name(row)} for row in hu]
         return [

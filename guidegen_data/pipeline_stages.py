@@ -12,6 +12,7 @@ from torch import Tensor
 from guidegen_data.anatomy import PHASES, Anatomy, anatomy_named
 from guidegen_data.errors import ModelError
 from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes, mask_prompt, size_lean
+from guidegen_data.lesion_contrast import hold_lesion_hu
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.inhomogeneity import hold_organ_hu
 from guidegen_data.models.mask_sampler import MaskCondition
@@ -122,12 +123,14 @@ class StageSampling:
         num_steps: int | None = None,
         styles: Sequence[NoiseStyle] | None = None,
         organ_hu: Tensor | None = None,
+        findings: Sequence[Findings] | None = None,
     ) -> Tensor:
         """Stage 2: CTs (B, X, Y, Z) int16 HU of label maps (B, X, Y, Z) uint8, your own or stage 1's.
 
         Each gets the noise of its style, and the HU of its organs as in `organ_hu` (B, K); both are drawn from its
         generator where none are given, the HU for a phase that is not told. With `hold_hu` in its configuration a model
-        that is told HU also gives every organ exactly these, and takes away what makes it less even than organs are.
+        that is told HU also gives every organ exactly these, and takes away what makes it less even than organs are;
+        lesions of cases whose `findings` are given have the attenuation that these tell (see `lesion_contrast`).
         """
         styles = self.styles(generators) if styles is None else styles
         organ_hu = self.organ_hu([""] * len(generators), generators) if organ_hu is None else organ_hu
@@ -148,8 +151,16 @@ class StageSampling:
             usual = self.slice_generator.hu_prior.inhomogeneity
             pairs = zip(cts, label_maps, organ_hu, strict=True)
             cts = torch.stack([hold_organ_hu(ct, labels, hu, usual, spacing, hu_range) for ct, labels, hu in pairs])
+        if findings is not None and self.config.hold_hu:
+            cts = torch.stack([self._lesions_held(*c) for c in zip(cts, label_maps, findings, generators, strict=True)])
         noisy = [with_noise(c, spacing, s, g, hu_range) for c, s, g in zip(cts, styles, generators, strict=True)]
         return torch.stack(noisy)
+
+    def _lesions_held(self, ct: Tensor, labels: Tensor, findings: Findings, generator: torch.Generator) -> Tensor:
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        if not bool((labels == self.anatomy.lesion_id).any()):
+            return ct
+        return torch.from_numpy(hold_lesion_hu(ct.cpu().numpy(), labels.cpu().numpy(), findings, rng)).to(ct)
 
     def styles(self, generators: list[torch.Generator]) -> list[NoiseStyle]:
         """A noise style a case, each from its own generator."""

@@ -13,13 +13,15 @@ from guidegen_data.anatomy import Anatomy
 from guidegen_data.anatomy_files import FILE_NAME, read_anatomy, vocabulary
 from guidegen_data.case import Case
 from guidegen_data.errors import SourceError
-from guidegen_data.lesions import find_lesions
+from guidegen_data.lesion_contrast import attenuation
+from guidegen_data.lesions import FoundLesion, find_lesions
 from guidegen_data.metrics.consistency import judge_lesion
 from guidegen_data.metrics.frechet import frechet_distance, slice_features
 from guidegen_data.metrics.plausibility import mean_dice, population, summary
 from guidegen_data.metrics.reconstruction import reconstruct, window_errors_hu
 from guidegen_data.metrics.texture import medians, organ_textures
 from guidegen_data.pipeline import GuideGenPipeline
+from guidegen_data.reports.findings import Lesion
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.describe import describe
 from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
@@ -122,18 +124,27 @@ def consistency(made: Sequence[Case], anatomy: Anatomy) -> dict[str, Any]:
     lesions: list[str] = []
     organs: list[bool] = []
     habitus: list[bool] = []
+    words: list[bool] = []
     for case in made:
         found = find_lesions(case.label_map, anatomy, anatomy.spacing_mm)
         lesions += [judge_lesion(lesion, found) for lesion in case.findings.lesions]
         seen = describe(case.ct_hu, case.label_map, anatomy, {"region": case.findings.region})
         graded = {o: s for o, s in case.findings.organs.items() if s == "absent" or o in anatomy.size_ml}
         organs += [seen.organs.get(organ) == status for organ, status in graded.items()]
+        words += [_shows(x, found, case, anatomy) for x in case.findings.lesions if x.attenuation]
         habitus += [seen.habitus == case.findings.habitus] if case.findings.habitus else []
     return {
         "lesions": {"N": len(lesions), **{k: share_of([x == k for x in lesions]) for k in ("acc", "err", "mis")}},
+        "attenuation": {"N": len(words), "found": share_of(words)},
         "organ_statuses": {"N": len(organs), "found": share_of(organs)},
         "habitus": {"N": len(habitus), "found": share_of(habitus)},
     }
+
+
+def _shows(lesion: Lesion, found: Sequence[FoundLesion], case: Case, anatomy: Anatomy) -> bool:
+    """Whether a lesion at the asked site has the asked attenuation."""
+    there = [f for f in found if (f.organ, f.site) == (lesion.organ, lesion.site)]
+    return any(attenuation(f, case.ct_hu, case.label_map, anatomy) == lesion.attenuation for f in there)
 
 
 def share_of(hits: Sequence[bool]) -> float | None:
@@ -193,7 +204,7 @@ def evaluation_table(figures: dict[str, Any]) -> str:
     """The figures as a markdown table: what, generated, beside it what real cases or a perfect model have."""
     errors, masks, found = figures["autoencoder_mae_hu"], figures["masks"], figures["consistency"]
     lesions, organs, habitus = found["lesions"], found["organ_statuses"], found["habitus"]
-    hu, near = figures["hu"], figures["nearest_training_dice"]
+    words, hu, near = found["attenuation"], figures["hu"], figures["nearest_training_dice"]
     rows = [(f"autoencoder: mean absolute error, {k} window, HU", v, 0) for k, v in errors.items()]
     rows += [
         ("masks: error of volume, mean abs log2 over classes", masks["volume_log2_error"], 0),
@@ -202,6 +213,7 @@ def evaluation_table(figures: dict[str, Any]) -> str:
         ("masks: classes that appear", masks["classes_present"], 1),
         (f"consistency: lesions at the asked site (N = {lesions['N']})", lesions["acc"], 1),
         (f"consistency: lesions elsewhere / missing (N = {lesions['N']})", f"{lesions['err']} / {lesions['mis']}", 0),
+        (f"consistency: attenuation of lesions as asked (N = {words['N']})", words["found"], 1),
         (f"consistency: organ statuses as asked (N = {organs['N']})", organs["found"], 1),
         (f"consistency: habitus as asked (N = {habitus['N']})", habitus["found"], 1),
         *((f"HU: median of {name}", row["generated"], row["real"]) for name, row in hu.items()),

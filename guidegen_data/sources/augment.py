@@ -15,6 +15,7 @@ from guidegen_data import lesions
 from guidegen_data.anatomy import PHASES, FindingOrgan
 from guidegen_data.errors import SourceError
 from guidegen_data.habitus import habitus_of
+from guidegen_data.lesion_contrast import mass_hu, offset_hu
 from guidegen_data.reports.findings import MAX_LESION_MM, MIN_LESION_MM, Findings, Lesion
 from guidegen_data.sites import site_mask
 from guidegen_data.sources import contrast, warp
@@ -214,7 +215,6 @@ class Augmenter:
     ) -> tuple[str, np.ndarray]:
         if organ.class_name in _SOLID:
             around = ct[(labels == self.base.anatomy.id_of(organ.class_name)) & ~mask]
-            word, offset = contrast.lesion_offset_hu(organ, "", phase, rng)
+            word, offset = offset_hu("", phase, rng)
             return word, contrast.paint_lesion(ct, mask, float(np.median(around)) + offset, rng)
-        mean = {"non-contrast": 38, "arterial": 65, "portal venous": 80}[phase] + rng.normal(0, 10)
-        return "", contrast.paint_lesion(ct, mask, float(mean), rng)
+        return "", contrast.paint_lesion(ct, mask, mass_hu(phase, rng), rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from guidegen_data.anatomy import TORSO, FindingOrgan
+from guidegen_data.anatomy import TORSO
 
 #: phase -> class name -> typical mean HU in that phase
 PHASE_HU = {
@@ -76,15 +76,6 @@ def paint_removed(ct_hu: np.ndarray, removed: np.ndarray, rng: np.random.Generat
     weight = np.clip(ndimage.gaussian_filter(removed[box].astype(np.float32), 0.8) * 1.8, 0, 1)
     out[box] += weight * (fat - out[box])
     return out
-
-
-def lesion_offset_hu(organ: FindingOrgan, attenuation: str, phase: str, rng: np.random.Generator) -> tuple[str, float]:
-    """(attenuation word, HU offset against the organ) of a lesion in a solid organ; draws the word if not given."""
-    if not attenuation:
-        weights = (0.3, 0.2, 0.5) if phase == "arterial" else (0.7, 0.15, 0.15)
-        attenuation = str(rng.choice(["hypodense", "isodense", "hyperdense"], p=weights))
-    low, high = {"hypodense": (-65, -25), "isodense": (-10, 10), "hyperdense": (25, 70)}[attenuation]
-    return attenuation, float(rng.uniform(low, high))
 
 
 def paint_lesion(ct_hu: np.ndarray, lesion: np.ndarray, mean_hu: float, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 
 from guidegen_data.anatomy import HABITUS, Anatomy, FindingOrgan
 from guidegen_data.habitus import habitus_of
-from guidegen_data.lesions import FoundLesion, find_lesions
+from guidegen_data.lesion_contrast import attenuation
+from guidegen_data.lesions import find_lesions
 from guidegen_data.reports.findings import MAX_LESION_MM, MAX_LESIONS, MIN_LESION_MM, Findings, Lesion
 from guidegen_data.sites import site_mask
 
@@ -17,8 +18,6 @@ _Spacing = tuple[float, float, float]
 _TRACE_ML = 0.1
 #: HU above which a voxel is body.
 _BODY_HU = -500.0
-#: Lesions differ from their organ by less than this in HU when they are isodense.
-_ISODENSE_HU = 12.0
 
 
 def describe(
@@ -42,7 +41,7 @@ def describe(
         fits = found.organ in anatomy.region_organs[region] and organs.get(found.organ) != "absent"
         if fits and found.size_mm >= MIN_LESION_MM:
             size = float(round(min(found.size_mm, MAX_LESION_MM)))
-            lesions.append(Lesion(found.organ, found.site, size, _attenuation(found, ct_hu, label_map, anatomy)))
+            lesions.append(Lesion(found.organ, found.site, size, attenuation(found, ct_hu, label_map, anatomy)))
     age = told.get("age_decade")
     return Findings(
         region=region,
@@ -129,16 +128,3 @@ def _is_cut(mask: np.ndarray, ct_hu: np.ndarray | None) -> bool:
         return False
     scanned = np.flatnonzero((ct_hu > _BODY_HU).any(axis=(0, 1)))
     return bool(scanned.size and mask[:, :, [scanned[0], scanned[-1]]].any())
-
-
-def _attenuation(found: FoundLesion, ct_hu: np.ndarray | None, label_map: np.ndarray, anatomy: Anatomy) -> str:
-    """The word for the lesion's HU against the labelled organ it lies in; '' in air-filled organs and soft tissue."""
-    host = anatomy.organ_of(found.organ).class_name
-    around = label_map == anatomy.id_of(host)
-    if ct_hu is None or (anatomy.frame is not None and host == anatomy.frame.host) or around.sum() < 50:
-        return ""
-    usual = float(np.median(ct_hu[around]))
-    if usual < -200:
-        return ""
-    offset = float(np.median(ct_hu[found.mask])) - usual
-    return "hypodense" if offset < -_ISODENSE_HU else "hyperdense" if offset > _ISODENSE_HU else "isodense"
