@@ -4,7 +4,8 @@ OPENKBP holds index.csv, train/ and validation/ with pt_N_ct.nii.gz and pt_N_lab
 seven contoured organs nnU-Net v2 is trained with and without synthetic cases, always for the same number of
 iterations, and tested on the 33 validation patients (or on --test). Two settings, never mixed:
 
-  donor   the generator learned from other patients (python -m benchmarks.openkbp_split); --model is its folder
+  donor   the generator learned from other patients (python -m benchmarks.openkbp_split); --model is its folder. The
+          head-neck model that comes with the package learned from all 170 and is refused
   strict  the generator learned from the same k patients; --model is a template such as RUNS/k{k}-seed{seed}, and what
           is missing there is trained first
 
@@ -27,7 +28,7 @@ from typing import Any
 
 from benchmarks.downstream_arms import ARMS, Sizes, Sources, arms_named, facts
 from benchmarks.downstream_curve import draw
-from benchmarks.downstream_generators import refuse_leak, strict_model
+from benchmarks.downstream_generators import refuse_leak, refuse_shipped, strict_model
 from benchmarks.downstream_scores import packed, score_folder, unpacked
 from benchmarks.downstream_segmenter import Schedule
 from benchmarks.downstream_statistics import NUM_DRAWS, summary
@@ -159,6 +160,7 @@ class Benchmark:
 
     def _sources(self, training: Training, real: list[Path], cell: Path) -> Sources:
         if self.args.setting == "donor":
+            refuse_shipped(self.args.model)
             return Sources(self.work / "shards", cell / "shards", real, Path(self.args.model), self.sizes)
         model = Path(self.args.model.format(k=training.k, seed=training.seed))
         if not (model / "model_index.json").exists():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.downstream_arms import prepare_real_cases
 from benchmarks.nnunet_route import Commands
+from guidegen_data.models.folder import model_folder
 
 #: Warped copies of each of the k real cases that a strict generator learns from.
 _COPIES = 20
@@ -25,6 +26,15 @@ def refuse_leak(openkbp: Path, real: list[str], donors: list[str], test: list[st
     ):
         if shared:
             sys.exit(f"{what} must differ, but {', '.join(sorted(shared))} are both; use another split.")
+
+
+def refuse_shipped(model: str | Path) -> None:
+    """SystemExit for the head-neck model of the package, which learned from the k real cases too."""
+    if model_folder(model).resolve() == model_folder("head-neck").resolve():
+        sys.exit(
+            "the head-neck model of the package learned from all training patients, the real cases too; train one on "
+            "the donors alone, or take the one that did: git archive c8f344a guidegen_data/weights/head-neck"
+        )
 
 
 def strict_model(model: Path, real: list[Path], work: Path, recipe: str, num_steps: list[int]) -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 from benchmarks import downstream, downstream_train, record
 from benchmarks.downstream import Benchmark, Training, schedule_of, trainings
 from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_cases, complete_reports, facts
-from benchmarks.downstream_generators import refuse_leak
+from benchmarks.downstream_generators import refuse_leak, refuse_shipped
 from benchmarks.downstream_scores import ORGANS, dice, hd95_mm, score_case, score_folder
 from benchmarks.downstream_segmenter import CONFIGURATION, Schedule, small_plans
 from benchmarks.downstream_statistics import bootstrap, holm, summary, wilcoxon
@@ -181,6 +181,13 @@ def test_neither_a_test_patient_nor_a_chosen_patient_taught_the_generator(openkb
     ):
         with pytest.raises(SystemExit, match=words):
             refuse_leak(openkbp, real, generator, tested)
+
+
+def test_the_model_that_comes_with_the_package_is_no_donor_model(tmp_path) -> None:
+    with pytest.raises(SystemExit, match="all training patients"):
+        refuse_shipped("head-neck")
+    (tmp_path / "model_index.json").write_text("{}")
+    refuse_shipped(tmp_path)
 
 
 def test_every_arm_trains_for_the_same_iterations_on_the_same_plans_with_its_own_fraction(
