@@ -63,7 +63,7 @@ def test_learned_from_pairs_the_labels_tell_what_the_latents_cannot() -> None:
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for step in range(60):
         generator = torch.Generator().manual_seed(step)
-        loss = decoder_loss(model, *source.pairs(4, generator), generator)["total"]
+        loss = decoder_loss(model, *source.pairs(4, generator), generator)[0]["total"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

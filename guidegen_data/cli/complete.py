@@ -24,28 +24,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", required=True, metavar="CLASS", help="organs to draw where missing")
     parser.add_argument("--num-steps", type=int, default=1000, help="training steps of one volume (default 1000)")
     parser.add_argument(
-        "--init", type=Path, metavar="COMPLETED", help="start from the network of that completed folder"
+        "--init",
+        type=Path,
+        metavar="COMPLETED",
+        help="start from the network of that completed folder; with --num-steps 0 draw with it as it is",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--workers", type=int, help="threads that read and write cases (default: cores)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains, tests and completes with progress bars, and prints what the network can do."""
-    from dataclasses import replace
-
     import numpy as np
     import torch
     from tqdm import tqdm
 
     from guidegen_data.cli.memory import keep_freed_memory
+    from guidegen_data.errors import SourceError
     from guidegen_data.models.precision import choose_device
-    from guidegen_data.models.segmenter import Segmenter
     from guidegen_data.sources.prepared import write_text
+    from guidegen_data.sources.processes import usable_cores
     from guidegen_data.sources.summary import write_summary
     from guidegen_data.training import completion
-    from guidegen_data.training.segmenter import organs_named, segmenter_recipe, train_segmenter
-    from guidegen_data.training.stages import Setting, best_or_last, load_part
+    from guidegen_data.training.segmenter import organs_named, trained_segmenter
+    from guidegen_data.training.stages import best_or_last
 
     keep_freed_memory()
     if args.threads:
@@ -54,20 +57,15 @@ def run(args: argparse.Namespace) -> int:
     anatomy = completion.anatomy_of(args.prepared)
     classes = organs_named(args.classes, anatomy)
     completion.claim(args.prepared, args.out, classes)
-    recipe, every = segmenter_recipe(args.num_steps), max(1, args.num_steps // 6)
-    recipe = replace(recipe, fit=replace(recipe.fit, validate_every=every))
-    initial = None if args.init is None else str(best_or_last(args.init / "segmenter"))
-    setting = Setting(args.out / "segmenter", recipe, anatomy, args.device, initial)
-    bar = tqdm(total=args.num_steps, desc="training", unit="step", disable=None)
-    with bar:
-        for step in train_segmenter(args.prepared, setting, [anatomy.id_of(name) for name in classes]):
-            bar.update(step.number + 1 - bar.n)
-            bar.set_postfix({k: f"{v:.3f}" for k, v in step.losses.items()}, refresh=False)
-    model = load_part(Segmenter, best_or_last(setting.run_dir)).to(choose_device(args.device))
+    given = None if args.init is None else best_or_last(args.init / "segmenter")
+    if args.num_steps < 1 and given is None:
+        raise SourceError("--num-steps 0 trains nothing, so it needs --init COMPLETED, whose network draws.")
+    trained = given if args.num_steps < 1 else _trained(args, anatomy, [anatomy.id_of(n) for n in classes], given)
+    model = trained_segmenter(trained, anatomy).to(choose_device(args.device))
     dice = completion.held_out_dice(args.prepared, model, classes, anatomy)
     total = len(list(args.prepared.glob("*/case-*.npz")))
     for _ in tqdm(
-        completion.complete(args.prepared, args.out, model, classes, anatomy),
+        completion.complete(args.prepared, args.out, model, classes, anatomy, args.workers or usable_cores()),
         total=total, desc="completing", unit="case", disable=None,
     ):  # fmt: skip
         pass
@@ -81,3 +79,23 @@ def run(args: argparse.Namespace) -> int:
     write_text(args.out / "completed.json", json.dumps({"files": total, "classes": told}, indent=1))
     print(write_summary(args.out))
     return 0
+
+
+def _trained(args: argparse.Namespace, anatomy, class_ids: list[int], initial: Path | None) -> Path:
+    """Trains the network with a progress bar; the folder of its weights."""
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from guidegen_data.training.segmenter import segmenter_recipe, train_segmenter
+    from guidegen_data.training.stages import Setting, best_or_last
+
+    recipe, every = segmenter_recipe(args.num_steps), max(1, args.num_steps // 6)
+    recipe = replace(recipe, fit=replace(recipe.fit, validate_every=every))
+    begun = None if initial is None else str(initial)
+    setting = Setting(args.out / "segmenter", recipe, anatomy, args.device, begun)
+    with tqdm(total=args.num_steps, desc="training", unit="step", disable=None) as bar:
+        for step in train_segmenter(args.prepared, setting, class_ids):
+            bar.update(step.number + 1 - bar.n)
+            bar.set_postfix({k: f"{v:.3f}" for k, v in step.losses.items()}, refresh=False)
+    return best_or_last(setting.run_dir)

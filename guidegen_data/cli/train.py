@@ -48,7 +48,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patience", type=int, help="stop after so many validations without a better total")
     parser.add_argument("--tensorboard", action="store_true", help="also log to RUN/tensorboard")
     parser.add_argument("--leave-out", nargs="*", default=[], metavar="NAME", help="autoencoder: CTs to keep aside")
+    parser.add_argument(
+        "--adversarial",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="decoder: train a patch discriminator beside it that counts so much (e.g. 0.01; default 0: none)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    parser.add_argument(
+        "--workers", type=int, help="processes that read the cases once, before training (default: cores)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
 
 
@@ -108,6 +118,7 @@ def _fit_choices(args: argparse.Namespace, fit) -> dict:
 
 def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
     from guidegen_data.errors import ModelError
+    from guidegen_data.sources.processes import usable_cores
     from guidegen_data.training import stages
     from guidegen_data.training.provenance import write_about
 
@@ -117,9 +128,14 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         raise ModelError("training a decoder needs --autoencoder RUN, the run folder of the slices it is for.")
     if args.stage == "decoder" and args.init:
         raise ModelError("a decoder starts from its --autoencoder; leave --init.")
+    if args.adversarial and args.stage != "decoder":
+        raise ModelError(f"--adversarial is for the decoder, not for {args.stage}; leave it.")
+    if args.adversarial < 0:
+        raise ModelError(f"--adversarial is a weight of at least 0, got {args.adversarial}.")
     if os.environ.get("RANK", "0") == "0":
         write_about(args.run, args.recipe, args.init, args.data, args.autoencoder)
-    setting = stages.Setting(args.run, stage, anatomy, args.device, args.init)
+    workers = args.workers or usable_cores()
+    setting = stages.Setting(args.run, stage, anatomy, args.device, args.init, workers=workers)
     if args.stage == "autoencoder":
         return stages.train_autoencoder(args.data, setting, tuple(args.leave_out))
     if args.stage == "masks":
@@ -127,7 +143,7 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
     if args.stage == "decoder":
         from guidegen_data.training.decoder import train_decoder
 
-        return train_decoder(args.data, setting, args.autoencoder)
+        return train_decoder(args.data, setting, args.autoencoder, args.adversarial)
     return stages.train_slices(args.data, setting, args.autoencoder)
 
 

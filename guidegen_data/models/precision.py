@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
@@ -35,10 +37,20 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The module on its device in its precision, weights laid out channels-last, ready for inference."""
-    module = nn.Module.to(module, device=device, dtype=dtype)
+    module = channels_last(nn.Module.to(module, device=device, dtype=dtype))
+    return module.eval().requires_grad_(False)
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """The module with the weights of its convolutions laid out channels-last, in place."""
     for child in module.modules():
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
             nn.Module.to(child, memory_format=torch.channels_last)
         elif isinstance(child, nn.Conv3d | nn.ConvTranspose3d):
             nn.Module.to(child, memory_format=torch.channels_last_3d)
-    return module.eval().requires_grad_(False)
+    return module
+
+
+def contiguous(module: nn.Module) -> nn.Module:
+    """A copy of the module with every weight laid out as files hold it."""
+    return nn.Module.to(copy.deepcopy(module), memory_format=torch.contiguous_format)

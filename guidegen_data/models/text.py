@@ -24,6 +24,10 @@ class TextEncoder:
         self.max_tokens = max_tokens
         self.tokenizer, self.model = _load(name_or_path)
 
+    def __reduce__(self) -> tuple:
+        """Pickled by name: another process loads the encoder itself."""
+        return type(self), (self.name_or_path, self.max_tokens)
+
     @property
     def token_size(self) -> int:
         return int(self.model.config.hidden_size)

@@ -6,7 +6,8 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -110,6 +111,12 @@ def load_case(path: Path) -> TrainingCase:
             return TrainingCase(data["label_map"], ct, Findings.from_dict(about), base)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise SourceError(f"{path} is damaged; delete it and run the same prepare command again.") from error
+
+
+def load_cases(paths: Sequence[Path], workers: int = 1) -> Iterator[TrainingCase]:
+    """Prepared cases in order, unpacked by so many threads: most of reading a case is unpacking it."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        yield from pool.map(load_case, paths)
 
 
 def load_report(path: Path) -> str:

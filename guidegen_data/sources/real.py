@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from guidegen_data.sources.describe import body_area_cm2, describe
 from guidegen_data.sources.layouts import Labelled, LabelNames, SourceCase
 from guidegen_data.sources.placing import Jitter, Placed, centre_of, clean, place
 from guidegen_data.sources.prepared import case_path, save_case, write_text
+from guidegen_data.sources.processes import spread
 
 LAYOUTS = ("nifti", "totalsegmentator", "nnunet", "openkbp")
 
@@ -77,7 +77,7 @@ def prepare_real(
     cases = layouts.split_by_patient(cases, config.validation_share, config.seed)[:only]
     _claim(out, config)
     _write_split(out, cases)
-    with _pool(workers) as run:
+    with spread(workers) as run:
         kept = out / "anatomy.yaml"
         if not kept.exists():
             if not anatomy.layout_mm:
@@ -230,24 +230,3 @@ def read_notes(out: Path) -> list[dict[str, Any]]:
 def _write_refused(out: Path) -> None:
     refused = [{"name": n["name"], "why": n["refused"]} for n in read_notes(out) if n["refused"]]
     write_text(out / "refused.jsonl", "".join(json.dumps(line) + "\n" for line in refused))
-
-
-class _pool:
-    """A map over processes, in order; in this process when there is one worker."""
-
-    def __init__(self, workers: int) -> None:
-        self.processes = None if workers < 2 else multiprocessing.get_context("spawn").Pool(workers, _one_thread)
-
-    def __enter__(self) -> Callable[..., Iterator[Any]]:
-        return map if self.processes is None else self.processes.imap
-
-    def __exit__(self, *_: object) -> None:
-        if self.processes is not None:
-            self.processes.terminate()
-            self.processes.join()
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,8 +113,7 @@ def draw_missing(
 def held_out_dice(prepared: Path, model: Segmenter, classes: Sequence[str], anatomy: Anatomy) -> dict[str, list[float]]:
     """Dice of what the network draws against what the planners drew, in the validation patients who show a class."""
     dice: dict[str, list[float]] = {name: [] for name in classes}
-    folder = prepared / "validation"
-    for path in case_paths(folder) if any(folder.glob("case-*.npz")) else []:
+    for path in _cases_of(prepared / "validation"):
         case = load_case(path)
         if case.ct_hu is None:
             continue
@@ -125,40 +126,60 @@ def held_out_dice(prepared: Path, model: Segmenter, classes: Sequence[str], anat
     return dice
 
 
-def complete(prepared: Path, out: Path, model: Segmenter, classes: Sequence[str], anatomy: Anatomy) -> Iterator[str]:
+def complete(
+    prepared: Path, out: Path, model: Segmenter, classes: Sequence[str], anatomy: Anatomy, workers: int = 1
+) -> Iterator[str]:
     """Writes every case of `prepared` that `out` lacks, and yields its name when it is on disk.
 
     Findings are measured again for the organs that were drawn; a report is written anew unless it was the user's own.
+    So many threads read and write; the network looks at one case at a time.
     """
     voxel_ml = float(np.prod(anatomy.spacing_mm)) / 1000
     least = {anatomy.id_of(n): ml / voxel_ml for n, ml in least_volumes_ml(prepared, classes).items()}
     notes = {n["name"]: n for n in read_notes(prepared)}
     record, done = out / RECORD, {line["file"] for line in whole_lines(out / RECORD)}
-    for split in ("train", "validation"):
-        for path in case_paths(prepared / split) if any((prepared / split).glob("case-*.npz")) else []:
-            file = f"{split}/{path.name}"
-            if file not in done:
-                case, drawn = _completed(load_case(path), model, least, anatomy)
-                note = notes[case.base]
-                report = load_report(path)
-                if drawn and not note["report_read"]:
-                    rng = np.random.default_rng([*path.stem.encode()])
-                    report = library_for(anatomy.name).render(case.findings, rng)
-                save_case(out / file, case, report)
-                _write_note(out, note, case, drawn, voxel_ml)
-                drawn_ml = {anatomy.classes[k].name: round(n * voxel_ml, 2) for k, n in drawn.items()}
-                with open(record, "a", encoding="utf-8") as lines:
-                    lines.write(json.dumps({"file": file, "drawn_ml": drawn_ml}) + "\n")
+    files = [f"{split}/{p.name}" for split in ("train", "validation") for p in sorted(_cases_of(prepared / split))]
+    lock = threading.Lock()
+
+    def one(file: str) -> tuple[str, str, Findings, dict[int, int], dict[str, float]]:
+        case, drawn = _completed(load_case(prepared / file), model, least, anatomy, lock)
+        report = load_report(prepared / file)
+        if drawn and not notes[case.base]["report_read"]:
+            rng = np.random.default_rng([*Path(file).stem.encode()])
+            report = library_for(anatomy.name).render(case.findings, rng)
+        save_case(out / file, case, report)
+        return file, case.base, case.findings, drawn, _mean_hu(case, drawn)
+
+    yield from (file for file in files if file in done)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for file, base, findings, drawn, mean_hu in pool.map(one, [file for file in files if file not in done]):
+            drawn_ml = {anatomy.classes[k].name: round(n * voxel_ml, 2) for k, n in drawn.items()}
+            _write_note(out, notes[base], findings, drawn_ml, mean_hu)
+            with open(record, "a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"file": file, "drawn_ml": drawn_ml}) + "\n")
             yield file
 
 
+def _cases_of(folder: Path) -> list[Path]:
+    return case_paths(folder) if any(folder.glob("case-*.npz")) else []
+
+
+def _mean_hu(case: TrainingCase, drawn: dict[int, int]) -> dict[str, float]:
+    """Mean HU of each class that was drawn in a case with a CT."""
+    if case.ct_hu is None:
+        return {}
+    classes = case.findings.anatomy.classes
+    return {classes[k].name: round(float(case.ct_hu[case.label_map == k].mean()), 1) for k in drawn}
+
+
 def _completed(
-    case: TrainingCase, model: Segmenter, least: dict[int, float], anatomy: Anatomy
+    case: TrainingCase, model: Segmenter, least: dict[int, float], anatomy: Anatomy, lock: threading.Lock
 ) -> tuple[TrainingCase, dict[int, int]]:
     lacking = set(least) - set(np.unique(case.label_map).tolist())
     if case.ct_hu is None or not lacking:
         return case, {}
-    chances = probabilities(model, case.ct_hu)
+    with lock:
+        chances = probabilities(model, case.ct_hu)
     label_map, drawn = draw_missing(case.label_map, chances, {k: least[k] for k in sorted(lacking)}, anatomy)
     if not drawn:
         return case, {}
@@ -180,17 +201,12 @@ def _measured_again(
     return replace(findings, organs=organs)
 
 
-def _write_note(out: Path, note: dict[str, Any], case: TrainingCase, drawn: dict[int, int], voxel_ml: float) -> None:
+def _write_note(
+    out: Path, note: dict[str, Any], findings: Findings, drawn_ml: dict[str, float], mean_hu: dict[str, float]
+) -> None:
     """The note of a patient with what was drawn in the case as it is, which comes before its warped copies."""
     path = out / "cases" / f"{note['name']}.json"
-    if path.exists():
-        return
-    note = note | {"findings": case.findings.to_dict(), "completed": []}
-    for k, voxels in drawn.items():
-        name = case.findings.anatomy.classes[k].name
-        assert case.ct_hu is not None
-        hu = float(case.ct_hu[case.label_map == k].mean())
-        note["volumes_ml"] = note["volumes_ml"] | {name: round(voxels * voxel_ml, 2)}
-        note["mean_hu"] = note["mean_hu"] | {name: round(hu, 1)}
-        note["completed"].append(name)
-    write_text(path, json.dumps(note, indent=1))
+    if not path.exists():
+        measured = {what: note[what] | new for what, new in (("volumes_ml", drawn_ml), ("mean_hu", mean_hu))}
+        note = note | {"findings": findings.to_dict(), "completed": list(drawn_ml), **measured}
+        write_text(path, json.dumps(note, indent=1))

@@ -25,6 +25,11 @@ class SliceSource:
         self.size = size
         self.weights = torch.tensor([float(v.shape[2]) for v in volumes_hu])
 
+    def to(self, device: torch.device) -> SliceSource:
+        """The same volumes on a device, where their slices are then cut, turned and varied."""
+        maps = None if self.label_maps is None else [m.to(device) for m in self.label_maps]
+        return SliceSource([v.to(device) for v in self.volumes_hu], self.size, maps)
+
     def batch(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """(B, 1, size, size) float32 HU; a function of the generator's state alone."""
         return torch.stack([ct for ct, _ in self._slices(batch_size, generator)]).unsqueeze(1)
@@ -82,7 +87,7 @@ def _turned(plane: Tensor, size: int, u: Tensor, fill: float, mode: str) -> Tens
             [sin * scale[1], cos * scale[1], float(shift[1]) * 2 / plane.shape[0]],
         ]
     )
-    grid = F.affine_grid(theta[None], [1, 1, size, size], align_corners=False)
+    grid = F.affine_grid(theta[None].to(plane.device), [1, 1, size, size], align_corners=False)
     moved = F.grid_sample(plane[None, None] - fill, grid, mode=mode, padding_mode="zeros", align_corners=False)
     return moved[0, 0] + fill
 
@@ -93,13 +98,13 @@ def _contrast(plane: Tensor, generator: torch.Generator) -> Tensor:
     soft = ((plane + 200) / 100).clamp(0, 1)
     plane = plane + soft * (plane - 40) * (0.5 * float(u[0]) - 0.2)
     size = plane.shape[0]
-    axis = torch.arange(size, dtype=torch.float32)
+    axis = torch.arange(size, dtype=torch.float32, device=plane.device)
     for _ in range(int(u[1] * 3)):
-        r = torch.rand(5, generator=generator)
+        r = torch.rand(5, generator=generator).tolist()
         cx, cy = 0.2 * size + 0.6 * size * r[0], 0.2 * size + 0.6 * size * r[1]
         radius = 1.5 + 8 * r[2] ** 2
         distance = ((axis[:, None] - cx) ** 2 * (0.7 + 0.6 * r[3]) + (axis[None] - cy) ** 2).sqrt()
-        plane = plane + soft * torch.sigmoid(2 * (radius - distance)) * (float(r[4]) - 0.5) * 160
+        plane = plane + soft * torch.sigmoid(2 * (radius - distance)) * (r[4] - 0.5) * 160
     if u[2] < 0.5:
-        plane = plane + torch.randn(plane.shape, generator=generator) * soft * 24 * float(u[2])
+        plane = plane + torch.randn(plane.shape, generator=generator).to(plane) * soft * 24 * float(u[2])
     return plane.clamp(AIR_HU, 3071)

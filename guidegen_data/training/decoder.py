@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from guidegen_data.errors import SourceError
-from guidegen_data.models.autoencoder import CTAutoencoder, contrast_losses
-from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
+from guidegen_data.models.autoencoder import CTAutoencoder, compand, contrast_losses
+from guidegen_data.sources.prepared import case_paths, load_cases, training_folder, validation_folder
+from guidegen_data.training.adversarial import BesideDiscriminator, texture_gap
 from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import Step, step_generator
 from guidegen_data.training.parallel import join
@@ -20,45 +21,65 @@ from guidegen_data.training.stages import SHEET_SEED, Setting, best_or_last, fit
 #: A generated latent is not quite a real one: the decoder learns from real ones with up to this much noise, in units of
 #: their standard deviation.
 _LATENT_NOISE = 0.15
+#: Of the gap in texture in the total by which the weights of an adversarial run are chosen.
+_TEXTURE_COUNTS = 0.1
 
 
-def train_decoder(folder: Path, setting: Setting, autoencoder_run: Path) -> Iterator[Step]:
+def train_decoder(folder: Path, setting: Setting, autoencoder_run: Path, adversarial: float = 0.0) -> Iterator[Step]:
     """Fits decoder and mask guide on a prepared folder's pairs; the encoder, and so every latent, stays as it is.
 
-    `autoencoder_run` is the run of stage 2 whose latents are to be decoded, or of an autoencoder. SourceError when no
-    case has a CT.
+    `autoencoder_run` is the run of stage 2 whose latents are to be decoded, or of an autoencoder. With an
+    `adversarial` weight above 0 a patch discriminator that sees the label slice is trained beside it. SourceError when
+    no case has a CT.
     """
     parallel, device = join(setting.device)
     held = autoencoder_run / "autoencoder"
     known = load_part(CTAutoencoder, held if held.is_dir() else best_or_last(autoencoder_run))
     sizes = {k: known.config[k] for k in ("latent_channels", "block_out_channels", "layers_per_block", "patch")}
-    model = CTAutoencoder(**sizes, num_classes=setting.anatomy.num_classes)
-    model.load_state_dict(known.state_dict(), strict=False)
-    for part in (model.vae.encoder, model.vae.quant_conv):
+    num_classes = setting.anatomy.num_classes
+    decoder = CTAutoencoder(**sizes, num_classes=num_classes)
+    decoder.load_state_dict(known.state_dict(), strict=False)
+    for part in (decoder.vae.encoder, decoder.vae.quant_conv):
         part.requires_grad_(False)
+    model = BesideDiscriminator(decoder, num_classes) if adversarial else decoder
     size, batch_size = setting.anatomy.shape[0], setting.recipe.fit.batch_size
-    source = _pairs(training_folder(folder), size)
+    source = _pairs(training_folder(folder), size, setting.workers).to(device)
     apart_folder = validation_folder(folder) if setting.recipe.fit.validate_every else None
-    apart = None if apart_folder is None else _pairs(apart_folder, size)
+    apart = None if apart_folder is None else _pairs(apart_folder, size, setting.workers).to(device)
 
-    def loss_on(source: SliceSource):
-        def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-            ct_hu, labels = (t.to(device) for t in source.pairs(batch_size, generator))
-            return decoder_loss(model, ct_hu, labels, generator)
+    def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        pairs = source.pairs(batch_size, generator)
+        if isinstance(model, BesideDiscriminator):
+            return model.loss(*pairs, decoder_loss, adversarial, generator)
+        return decoder_loss(model, *pairs, generator)[0]
 
-        return loss_of
+    def loss_apart(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        assert apart is not None
+        ct_hu, labels = apart.pairs(batch_size, generator)
+        losses, output = decoder_loss(_decoder_of(model), ct_hu, labels, generator)
+        losses["texture"] = texture_gap(output, compand(ct_hu), ct_hu)
+        if adversarial:  # what it is for: without it the first weights would be the best ones
+            losses["total"] = losses["total"] + _TEXTURE_COUNTS * losses["texture"]
+        return losses
 
     def sheet(model: nn.Module, path: Path) -> None:
         ct_hu, labels = (apart or source).pairs(6, step_generator(SHEET_SEED, 0))
-        autoencoder_sheet(model, ct_hu.to(device), path, labels.to(device))
+        autoencoder_sheet(_decoder_of(model), ct_hu, path, labels)
 
-    yield from fit_stage(
-        model, loss_on(source), setting, parallel, device, None if apart is None else loss_on(apart), sheet
-    )
+    yield from fit_stage(model, loss_of, setting, parallel, device, loss_apart if apart else None, sheet)
 
 
-def decoder_loss(model: nn.Module, ct_hu: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Windowed L1 and gradient L1 of slices (B, 1, X, Y) decoded from their own noisy latents and labels (B, X, Y)."""
+def _decoder_of(model: nn.Module) -> CTAutoencoder:
+    found = model.autoencoder if isinstance(model, BesideDiscriminator) else model
+    assert isinstance(found, CTAutoencoder)
+    return found
+
+
+def decoder_loss(
+    model: CTAutoencoder, ct_hu: Tensor, labels: Tensor, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Windowed L1 and gradient L1 of slices (B, 1, X, Y) decoded from their own noisy latents and labels (B, X, Y), and
+    what was decoded, companded."""
     with torch.no_grad():
         latents = model.encode(ct_hu).float()
         strength = _LATENT_NOISE * torch.rand(len(ct_hu), 1, 1, 1, generator=generator)
@@ -66,13 +87,13 @@ def decoder_loss(model: nn.Module, ct_hu: Tensor, labels: Tensor, generator: tor
         latents = (latents + noise.to(latents)) * model.latent_std + model.latent_mean
     output = model.decode_companded(latents, labels)
     windowed, gradient = contrast_losses(output, ct_hu, generator)
-    return {"total": windowed + 0.5 * gradient, "windowed": windowed.detach(), "gradient": gradient.detach()}
+    losses = {"total": windowed + 0.5 * gradient, "windowed": windowed.detach(), "gradient": gradient.detach()}
+    return losses, output
 
 
-def _pairs(folder: Path, size: int) -> SliceSource:
+def _pairs(folder: Path, size: int, workers: int) -> SliceSource:
     volumes, label_maps = [], []
-    for path in case_paths(folder):
-        case = load_case(path)
+    for case in load_cases(case_paths(folder), workers):
         if case.ct_hu is not None:
             volumes.append(torch.from_numpy(case.ct_hu).short())
             label_maps.append(torch.from_numpy(case.label_map))

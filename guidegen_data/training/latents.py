@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from guidegen_data.models.inhomogeneity import inhomogeneity
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.findings import SEXES, Findings
 from guidegen_data.sources.prepared import case_paths, load_case
+from guidegen_data.sources.processes import spread, worth_starting
 
 #: Prompts of one case that stage 2 learns from: they differ in what neither the map nor the data set tells.
 _VERSIONS = 2
@@ -37,15 +39,20 @@ class LatentData:
     inhomogeneity: Tensor
     phase: Tensor
 
+    def to(self, device: torch.device) -> LatentData:
+        """The same data on a device, from where it is drawn."""
+        return LatentData(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
     def batch(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Random slices as the arguments of `slice_loss`; one slice in twelve is taken as the first of its volume."""
-        count, depth = self.latents.shape[:2]
+        count, depth, device = *self.latents.shape[:2], self.latents.device
         n = torch.randint(count, (batch_size,), generator=generator)
         z = torch.randint(depth, (batch_size,), generator=generator)
         version = torch.randint(self.tokens.shape[1], (batch_size,), generator=generator)
         first = (torch.rand(batch_size, generator=generator) < 1 / 12) | (z == 0)
         near = torch.stack([(z + k).clamp(0, depth - 1) for k in (-1, 0, 1)], dim=1)
-        labels = torch.stack([self.labels[i, :, :, k].permute(2, 0, 1) for i, k in zip(n, near, strict=True)])
+        n, z, version, first, near = (t.to(device) for t in (n, z, version, first, near))
+        labels = self.labels[n[:, None], :, :, near]  # what is indexed comes first: (B, 3, X, Y)
         return {
             "latents": self.latents[n, z].float(),
             "previous": self.latents[n, (z - 1).clamp(min=0)].float(),
@@ -82,8 +89,9 @@ def load_latent_data(
     encoder: TextEncoder,
     cache: Path,
     measured: bool = False,
+    workers: int = 1,
 ) -> LatentData:
-    """Encodes every prepared case that has a CT, once; kept in `cache` for the next run.
+    """Encodes every prepared case that has a CT, once, read by so many processes; kept in `cache` for the next run.
 
     The latent statistics are measured on some of the cases first, unless they were `measured` on others already.
     SourceError when no case has a CT.
@@ -97,30 +105,50 @@ def load_latent_data(
     paths = case_paths(folder)
     if not measured:
         measure_latents(autoencoder, _some_volumes(paths))
-    latents, labels, tokens, hu, varied, phases = [], [], [], [], [], []
-    untold = (0, anatomy.lesion_id)
-    for number, path in enumerate(tqdm(paths, desc="encoding", unit="case", disable=None)):
-        case = load_case(path)
-        if case.ct_hu is None:
-            continue
-        ct, label_map = torch.from_numpy(case.ct_hu), torch.from_numpy(case.label_map)
-        latents.append(encode_volume(autoencoder, ct).half().cpu())
-        labels.append(label_map)
-        hu.append(median_hu(case.ct_hu, case.label_map, anatomy.num_classes, untold))
-        varied.append(inhomogeneity(ct, label_map, anatomy.num_classes, anatomy.spacing_mm, untold))
-        phases.append(PHASES.index(case.findings.phase) if case.findings.phase else -1)
-        rng = np.random.default_rng(number)
-        told = [_with_a_phase(case.findings, rng).prompt() for _ in range(_VERSIONS)]
-        tokens.append(encoder(told).half())
-    if not latents:
+    rows: list[dict[str, Any]] = []
+    with spread(worth_starting(workers, len(paths))) as run:
+        cases = run(_CaseReader(anatomy, encoder), enumerate(paths))
+        for row in tqdm(cases, total=len(paths), desc="encoding", unit="case", disable=None):
+            if row is not None:
+                latents = encode_volume(autoencoder, torch.from_numpy(row.pop("ct_hu"))).half().cpu()
+                rows.append({"latents": latents, **{name: torch.from_numpy(v) for name, v in row.items()}})
+    if not rows:
         raise SourceError(f"{folder} holds no case with a CT; stage 2 cannot be trained from label maps alone.")
-    of_organs = (torch.from_numpy(np.stack(hu)), torch.stack(varied))
-    data = LatentData(torch.stack(latents), torch.stack(labels), torch.stack(tokens), *of_organs, torch.tensor(phases))
+    data = LatentData(**{name: torch.stack([row.pop(name) for row in rows]) for name in names})
     state = {"mean": autoencoder.latent_mean.cpu(), "std": autoencoder.latent_std.cpu()}
     part = cache.with_suffix(".part")
     torch.save({**{name: getattr(data, name) for name in names}, **state}, part)
     os.replace(part, cache)
     return data
+
+
+@dataclass(frozen=True)
+class _CaseReader:
+    """What stage 2 learns from of one prepared case, as arrays, with its CT in HU for the latents; None without CT."""
+
+    anatomy: Anatomy
+    encoder: TextEncoder
+
+    def __call__(self, numbered: tuple[int, Path]) -> dict[str, np.ndarray] | None:
+        number, path = numbered
+        case, untold = load_case(path), (0, self.anatomy.lesion_id)
+        if case.ct_hu is None:
+            return None
+        ct, label_map, num_classes = (
+            torch.from_numpy(case.ct_hu),
+            torch.from_numpy(case.label_map),
+            self.anatomy.num_classes,
+        )
+        rng = np.random.default_rng(number)
+        told = [_with_a_phase(case.findings, rng).prompt() for _ in range(_VERSIONS)]
+        return {
+            "ct_hu": case.ct_hu,
+            "labels": case.label_map,
+            "tokens": self.encoder(told).half().numpy(),
+            "class_hu": median_hu(case.ct_hu, case.label_map, num_classes, untold),
+            "inhomogeneity": inhomogeneity(ct, label_map, num_classes, self.anatomy.spacing_mm, untold).numpy(),
+            "phase": np.array(PHASES.index(case.findings.phase) if case.findings.phase else -1),
+        }
 
 
 def _some_volumes(paths: list[Path]) -> list[Tensor]:

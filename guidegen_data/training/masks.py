@@ -24,6 +24,7 @@ from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names, field_values
 from guidegen_data.reports.findings import MAX_LESIONS, SEXES, Findings
 from guidegen_data.sources.prepared import case_paths, load_case, write_text
+from guidegen_data.sources.processes import spread, worth_starting
 
 #: Classes that would vanish when two voxels become one: they win a coarse voxel with a smaller share.
 _FINE_WEIGHT = {"tumour": 1.5, "adrenal gland": 2.0, "portal and splenic vein": 1.7, "esophagus": 1.5, "rib": 1.5}
@@ -160,9 +161,14 @@ def fit_layouts(network: MaskSampler, data: MaskData) -> None:
 
 
 def load_mask_data(
-    folder: Path, anatomy: Anatomy, encoder: TextEncoder, shape: tuple[int, int, int], versions: int = 3
+    folder: Path,
+    anatomy: Anatomy,
+    encoder: TextEncoder,
+    shape: tuple[int, int, int],
+    versions: int = 3,
+    workers: int = 1,
 ) -> MaskData:
-    """Reads a prepared folder once; what training needs of it is kept beside it for the next run.
+    """Reads a prepared folder once, with so many processes; what training needs of it is kept there for the next run.
 
     ModelError when the sampler's grid `shape` is no whole fraction of the anatomy's.
     """
@@ -175,7 +181,7 @@ def load_mask_data(
         )
     cache = folder / f"masks-{len(paths)}-f{factor}-v{versions}-healthy.pt"
     if not cache.exists():
-        held = _read_mask_data(paths, anatomy, encoder, factor, versions)
+        held = _read_mask_data(paths, _CaseReader(anatomy, encoder, factor, versions), workers)
         part = cache.with_suffix(".part")
         torch.save(held, part)
         os.replace(part, cache)
@@ -194,26 +200,40 @@ def read_volume_ratio(run_dir: Path) -> list[float] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _read_mask_data(
-    paths: list[Path], anatomy: Anatomy, encoder: TextEncoder, factor: int, versions: int
-) -> dict[str, Tensor]:
-    names = field_names(anatomy)
-    labels, healthy, places, tokens, fields = [], [], [], [], []
-    volumes = np.zeros((2, anatomy.num_classes))
-    for number, path in enumerate(tqdm(paths, desc="reading cases", unit="case", disable=None)):
-        case = load_case(path)
-        coarse = coarsen_labels(case.label_map, anatomy, factor)
-        labels.append(torch.from_numpy(coarse))
-        healthy.append(torch.from_numpy(nearest_kept(coarse, coarse == anatomy.lesion_id)))
-        volumes[0] += np.bincount(case.label_map.ravel(), minlength=anatomy.num_classes) / factor**3
-        volumes[1] += np.bincount(coarse.ravel(), minlength=anatomy.num_classes)
-        places.append(torch.from_numpy(lesion_places(case.label_map, anatomy, factor)))
+@dataclass(frozen=True)
+class _CaseReader:
+    """What stage 1 learns from of one prepared case, as arrays: labels, healthy, places, tokens, fields, and the
+    volumes (2, K) of its classes in the fine and the coarse label map, in coarse voxels."""
+
+    anatomy: Anatomy
+    encoder: TextEncoder
+    factor: int
+    versions: int
+
+    def __call__(self, numbered: tuple[int, Path]) -> dict[str, np.ndarray]:
+        number, path = numbered
+        case, num_classes, names = load_case(path), self.anatomy.num_classes, field_names(self.anatomy)
+        coarse = coarsen_labels(case.label_map, self.anatomy, self.factor)
+        fine_volumes = np.bincount(case.label_map.ravel(), minlength=num_classes) / self.factor**3
         rng = np.random.default_rng(number)
-        told = [vary(case.findings, rng) for _ in range(versions)]
-        tokens.append(encoder([f.prompt() for f in told]).half())
-        fields.append(torch.from_numpy(np.stack([field_values(f, names) for f in told])))
-    parts = {"labels": labels, "healthy": healthy, "places": places, "tokens": tokens, "fields": fields}
+        told = [vary(case.findings, rng) for _ in range(self.versions)]
+        return {
+            "labels": coarse,
+            "healthy": nearest_kept(coarse, coarse == self.anatomy.lesion_id),
+            "places": lesion_places(case.label_map, self.anatomy, self.factor),
+            "tokens": self.encoder([f.prompt() for f in told]).half().numpy(),
+            "fields": np.stack([field_values(f, names) for f in told]),
+            "volumes": np.stack([fine_volumes, np.bincount(coarse.ravel(), minlength=num_classes)]),
+        }
+
+
+def _read_mask_data(paths: list[Path], read: _CaseReader, workers: int) -> dict[str, Tensor]:
+    with spread(worth_starting(workers, len(paths))) as run:
+        cases = run(read, enumerate(paths))
+        rows = list(tqdm(cases, total=len(paths), desc="reading cases", unit="case", disable=None))
+    held = {name: np.stack([row.pop(name) for row in rows]) for name in list(rows[0])}
+    volumes = held.pop("volumes").sum(axis=0)
     ratio = np.where(volumes.min(axis=0) > 0, volumes[0] / np.maximum(volumes[1], 1), 1.0)
-    return {name: torch.stack(rows) for name, rows in parts.items()} | {
-        "volume_ratio": torch.from_numpy(ratio.astype(np.float32))
+    return {
+        name: torch.from_numpy(array) for name, array in (held | {"volume_ratio": ratio.astype(np.float32)}).items()
     }

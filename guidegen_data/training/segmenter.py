@@ -92,6 +92,17 @@ class PartialCases:
         return ct, torch.from_numpy(case.label_map)[None].long()
 
 
+def trained_segmenter(folder: Path, anatomy: Anatomy) -> Segmenter:
+    """The network of a weights folder; ModelError when it draws the classes of another table."""
+    model = load_part(Segmenter, folder)
+    if model.config.num_classes != anatomy.num_classes:
+        raise ModelError(
+            f"the network to start from draws {model.config.num_classes} classes, the {anatomy.name} table has "
+            f"{anatomy.num_classes}; leave --init."
+        )
+    return model
+
+
 def train_segmenter(folder: Path, setting: Setting, wanted: Sequence[int]) -> Iterator[Step]:
     """Trains a segmenter on a prepared folder of which the `wanted` classes were not always drawn.
 
@@ -109,16 +120,12 @@ def train_segmenter(folder: Path, setting: Setting, wanted: Sequence[int]) -> It
             )
     held = validation_folder(folder) if setting.recipe.fit.validate_every else None
     apart = None if held is None else PartialCases.of(held, wanted, anatomy.num_classes)
-    model = Segmenter(num_classes=anatomy.num_classes, **setting.recipe.network)
+    if setting.initial is None:
+        model = Segmenter(num_classes=anatomy.num_classes, **setting.recipe.network)
+    else:
+        model = trained_segmenter(Path(setting.initial), anatomy)
     if any(n % model.multiple for n in anatomy.shape):
         raise ModelError(f"the field must have a multiple of {model.multiple} voxels a side, got {anatomy.shape}.")
-    if setting.initial is not None:
-        model = load_part(Segmenter, Path(setting.initial))
-        if model.config.num_classes != anatomy.num_classes:
-            raise ModelError(
-                f"the network to start from draws {model.config.num_classes} classes, the {anatomy.name} table has "
-                f"{anatomy.num_classes}; leave --init."
-            )
     most = source.most.to(device)
 
     def loss_on(source: PartialCases):

@@ -16,11 +16,12 @@ from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder, autoencoder_loss
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler, mask_loss
+from guidegen_data.models.precision import channels_last, contiguous
 from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names
 from guidegen_data.sources.bases import find_bases
-from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
+from guidegen_data.sources.prepared import case_paths, load_cases, training_folder, validation_folder
 from guidegen_data.sources.volumes import Volume, read_ct, resample_ct, without_table
 from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import FitConfig, Step, fit, step_generator
@@ -37,7 +38,10 @@ _VALIDATION_BATCHES, SHEET_SEED = 8, 20_240_311
 
 @dataclass(frozen=True)
 class Setting:
-    """What every stage needs beside its data: run folder, recipe, label table, device, and the model it starts from."""
+    """What every stage needs beside its data: run folder, recipe, label table, device, and the model it starts from.
+
+    Cases are read by so many `workers`, once.
+    """
 
     run_dir: Path
     recipe: StageRecipe
@@ -45,15 +49,18 @@ class Setting:
     device: str = "cpu"
     initial: str | None = None
     sheets: bool = True
+    workers: int = 1
 
 
-def read_training_cts(folder: Path, spacing_mm: tuple[float, float, float], leave_out: tuple[str, ...]) -> list[Tensor]:
+def read_training_cts(
+    folder: Path, spacing_mm: tuple[float, float, float], leave_out: tuple[str, ...], workers: int = 1
+) -> list[Tensor]:
     """Every CT of a folder at the model's spacing, (X, Y, Z) in HU: a prepared folder's, or raw ones of NAME_ct files.
 
     Of raw ones two versions, float32: once anti-aliased and once sharp. Prepared ones are int16 as they are.
     """
     if (folder / "prepared.json").exists():
-        return _prepared_cts(training_folder(folder), leave_out)
+        return _prepared_cts(training_folder(folder), leave_out, workers)
     volumes = []
     for name, (path, _) in find_bases(folder).items():
         if path is not None and name not in leave_out:
@@ -63,8 +70,8 @@ def read_training_cts(folder: Path, spacing_mm: tuple[float, float, float], leav
     return volumes
 
 
-def _prepared_cts(folder: Path, leave_out: tuple[str, ...] = ()) -> list[Tensor]:
-    cases = (load_case(p) for p in case_paths(folder))
+def _prepared_cts(folder: Path, leave_out: tuple[str, ...] = (), workers: int = 1) -> list[Tensor]:
+    cases = load_cases(case_paths(folder), workers)
     held = [torch.from_numpy(c.ct_hu).short() for c in cases if c.ct_hu is not None and c.base not in leave_out]
     if not held:
         raise SourceError(f"{folder} holds no case with a CT; the autoencoder cannot be trained from labels alone.")
@@ -77,20 +84,21 @@ def train_autoencoder(folder: Path, setting: Setting, leave_out: tuple[str, ...]
     network = initial_network(setting.initial, Initial.AUTOENCODER, setting.recipe.network)
     model = CTAutoencoder(**network)
     size, batch_size = setting.anatomy.shape[0], setting.recipe.fit.batch_size
-    source = SliceSource(read_training_cts(folder, setting.anatomy.spacing_mm, leave_out), size)
+    source = SliceSource(read_training_cts(folder, setting.anatomy.spacing_mm, leave_out, setting.workers), size).to(
+        device
+    )
     held = validation_folder(folder) if setting.recipe.fit.validate_every else None
-    apart = None if held is None else SliceSource(_prepared_cts(held), size)
+    apart = None if held is None else SliceSource(_prepared_cts(held, workers=setting.workers), size).to(device)
 
     def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        return autoencoder_loss(model, source.batch(batch_size, generator).to(device), generator)._asdict()
+        return autoencoder_loss(model, source.batch(batch_size, generator), generator)._asdict()
 
     def loss_apart(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         assert apart is not None
-        return autoencoder_loss(model, apart.batch(batch_size, generator).to(device), generator)._asdict()
+        return autoencoder_loss(model, apart.batch(batch_size, generator), generator)._asdict()
 
     def sheet(model: nn.Module, path: Path) -> None:
-        batch = (apart or source).batch(6, step_generator(SHEET_SEED, 0))
-        autoencoder_sheet(model, batch.to(device), path)
+        autoencoder_sheet(model, (apart or source).batch(6, step_generator(SHEET_SEED, 0)), path)
 
     start_from(model, setting.initial, Initial.AUTOENCODER)
     yield from fit_stage(model, loss_of, setting, parallel, device, loss_apart if apart else None, sheet)
@@ -106,8 +114,9 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     shape = tuple(model.config.shape)
     held = validation_folder(folder) if fit_config.validate_every else None
     with parallel.first():
-        data = load_mask_data(training_folder(folder), anatomy, TextEncoder(), shape).to(device)
-        apart = None if held is None else load_mask_data(held, anatomy, TextEncoder(), shape).to(device)
+        how = {"anatomy": anatomy, "encoder": TextEncoder(), "shape": shape, "workers": setting.workers}
+        data = load_mask_data(training_folder(folder), **how).to(device)
+        apart = None if held is None else load_mask_data(held, **how).to(device)
     if parallel.is_main:
         write_volume_ratio(data.volume_ratio, setting.run_dir)
     scheduler = CategoricalScheduler(num_classes=anatomy.num_classes)
@@ -142,10 +151,10 @@ def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Itera
     run_dir.mkdir(parents=True, exist_ok=True)
     held = validation_folder(folder) if fit_config.validate_every else None
     with parallel.first():
-        anatomy, encoder = setting.anatomy, TextEncoder()
-        data = load_latent_data(training_folder(folder), anatomy, autoencoder, encoder, run_dir / "latents.pt")
+        how = (setting.anatomy, autoencoder, TextEncoder())
+        data = load_latent_data(training_folder(folder), *how, run_dir / "latents.pt", workers=setting.workers)
         apart = None if held is None else load_latent_data(
-            held, anatomy, autoencoder, encoder, run_dir / "latents-validation.pt", measured=True
+            held, *how, run_dir / "latents-validation.pt", measured=True, workers=setting.workers
         )  # fmt: skip
     if parallel.is_main:
         autoencoder.save_pretrained(run_dir / "autoencoder")
@@ -154,18 +163,17 @@ def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Itera
 
     def loss_on(data: LatentData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-            batch = {k: v.to(device) for k, v in data.batch(fit_config.batch_size, generator).items()}
-            return slice_loss(model, **batch, generator=generator)
+            return slice_loss(model, **data.batch(fit_config.batch_size, generator), generator=generator)
 
         return loss_of
 
     def sheet(model: nn.Module, path: Path) -> None:
-        batch = (apart or data).batch(6, step_generator(SHEET_SEED, 0))
-        slice_sheet(model, autoencoder, {k: v.to(device) for k, v in batch.items()}, path)
+        slice_sheet(model, autoencoder, (apart or data).batch(6, step_generator(SHEET_SEED, 0)), path)
 
     start_from(model, setting.initial, Initial.SLICES)
     if model.hu_prior is not None:
         model.hu_prior.fit(data.class_hu, data.phase, data.inhomogeneity)
+    data, apart = data.to(device), None if apart is None else apart.to(device)
     yield from fit_stage(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
@@ -180,7 +188,7 @@ def fit_stage(
 ) -> Iterator[Step]:
     """Trains on the device; saves the average to `model`, the best validated one to `best`, sheets to `sheets`."""
     config, run_dir = setting.recipe.fit, setting.run_dir
-    model = model.to(device)
+    model = channels_last(model.to(device)) if device.type == "cuda" else model.to(device)
     ema = copy.deepcopy(model).requires_grad_(False)
     run_dir.mkdir(parents=True, exist_ok=True)
     if parallel.is_main:
@@ -189,9 +197,9 @@ def fit_stage(
     for step in fit(model, ema, loss_of, config, run_dir, validate, parallel):
         if parallel.is_main:
             if step.best:
-                ema.save_pretrained(run_dir / "best")
+                contiguous(ema).save_pretrained(run_dir / "best")
             if step.saved:
-                ema.save_pretrained(run_dir / "model")
+                contiguous(ema).save_pretrained(run_dir / "model")
             if setting.sheets and (step.validation is not None or step.number + 1 == config.num_steps):
                 (run_dir / "sheets").mkdir(exist_ok=True)
                 sheet(ema, run_dir / "sheets" / f"step-{step.number + 1:07d}.png")
