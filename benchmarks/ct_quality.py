@@ -69,6 +69,8 @@ class Comparison:
         self.features.append((slice_features(pipe.autoencoder, real_hu), slice_features(pipe.autoencoder, made_hu)))
         self.real.append(organ_textures(real_hu, case.label_map, anatomy))
         self.made.append(organ_textures(made_hu, case.label_map, anatomy))
+        if "liver" not in anatomy.ids:
+            return
         liver = case.label_map == anatomy.ids["liver"]
         frequency, real_power = noise_power(real_hu, liver, anatomy.spacing_mm[0])
         if frequency.size:

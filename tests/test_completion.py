@@ -111,6 +111,22 @@ def test_completed_cases_train_a_stage_and_the_card_tells_of_it(completed, tmp_p
     assert "drawn by `guidegen complete` in some of the 10 files, warped copies counted: spleen (3 files, Dice" in card
 
 
+def test_a_network_draws_as_it_is_where_nothing_is_to_be_trained(prepared, completed, tmp_path, capsys) -> None:
+    again = ["complete", str(prepared), str(tmp_path / "again"), "--classes", "spleen", "--num-steps", "0"]
+    assert main([*again, "--device", "cpu"]) == 1
+    assert "--init COMPLETED" in capsys.readouterr().err
+    for workers in ("1", "3"):
+        out = tmp_path / workers
+        words = [*again[:2], str(out), *again[3:], "--init", str(completed), "--device", "cpu", "--workers", workers]
+        assert main(words) == 0
+        assert not (out / "segmenter").exists()
+        one, other = cases(completed), cases(out)
+        assert list(one) == list(other)
+        assert all(np.array_equal(one[name][0].label_map, other[name][0].label_map) for name in one)
+        notes = [(p.name, json.loads(p.read_text())) for p in sorted((out / "cases").glob("*.json"))]
+        assert notes == [(p.name, json.loads(p.read_text())) for p in sorted((completed / "cases").glob("*.json"))]
+
+
 def test_only_organs_of_the_table_that_can_be_missing_are_drawn(prepared, tmp_path, capsys) -> None:
     for name in ("tumour", "liver", "gizzard"):
         assert main(["complete", str(prepared), str(tmp_path / "out"), "--classes", name]) == 1

@@ -6,10 +6,11 @@ import torch
 
 from guidegen_data.cli.main import main
 from guidegen_data.errors import ModelError
-from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.autoencoder import CTAutoencoder, compand
 from guidegen_data.models.folder import model_folder
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.prepared import case_paths, load_case
+from guidegen_data.training.adversarial import BesideDiscriminator, texture_gap
 from guidegen_data.training.ct_slices import AIR_HU, SliceSource
 from guidegen_data.training.decoder import decoder_loss
 from guidegen_data.training.stages import load_part
@@ -117,3 +118,75 @@ def test_a_decoder_needs_the_slices_it_is_for(runs, tmp_path, capsys) -> None:
     assert "leave --init" in capsys.readouterr().err
     with pytest.raises(ModelError, match="no trained CTAutoencoder"):
         load_part(CTAutoencoder, tmp_path)
+
+
+@pytest.mark.parametrize(("weight", "moves_decoder"), [(0.0, False), (1.0, True)])
+def test_a_discriminator_is_moved_by_its_own_loss_and_moves_the_decoder_by_its_weight(weight, moves_decoder) -> None:
+    torch.manual_seed(0)
+    both = BesideDiscriminator(CTAutoencoder(latent_channels=2, block_out_channels=(8, 8), num_classes=2), 2)
+    ct, labels = torch.randn(2, 1, 64, 64) * 100, torch.randint(2, (2, 64, 64), dtype=torch.uint8)
+
+    def nothing_else(model, ct_hu, labels, generator):
+        output = model.decode_companded(model.encode(ct_hu), labels)
+        return {"total": output.sum() * 0}, output
+
+    def gradients(part: str) -> float:
+        model = getattr(both, part)
+        return sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None)
+
+    losses = both.loss(ct, labels, nothing_else, weight, torch.Generator())
+    losses["total"].backward()
+    moved, discriminator = gradients("autoencoder"), gradients("discriminator")
+    assert (moved > 0) == moves_decoder
+    both.zero_grad()
+    both.loss(ct, labels, nothing_else, 0.0, torch.Generator())["total"].backward()
+    assert gradients("discriminator") == pytest.approx(discriminator)  # whatever the decoder is told
+
+
+def test_fine_structure_of_half_the_strength_is_an_octave_off() -> None:
+    torch.manual_seed(0)
+    ct = torch.randn(2, 1, 32, 32) * 20
+    assert float(texture_gap(compand(ct), compand(ct), ct)) == 0
+    half = compand(ct).mean() + 0.5 * (compand(ct) - compand(ct).mean())
+    assert float(texture_gap(half, compand(ct), ct)) == pytest.approx(1, abs=1e-3)
+    air = torch.full_like(ct, -1000.0)
+    assert float(texture_gap(air, air, air)) == 0
+
+
+def test_an_adversarial_decoder_resumes_exactly_and_is_saved_without_its_discriminator(runs, tmp_path, capsys) -> None:
+    words = ["train", "decoder", str(runs / "prepared"), "--autoencoder", str(runs / "slices"), *SHORT]
+    adversarial = [*words[:3], "RUN", *words[3:], "--num-steps", "12", "--adversarial", "0.02"]
+    whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
+    assert main([whole if w == "RUN" else w for w in adversarial]) == 0
+    plain, made = (
+        load_part(CTAutoencoder, run / "model").state_dict() for run in (runs / "decoder", tmp_path / "whole")
+    )
+    assert plain.keys() == made.keys()
+    assert any(not torch.equal(plain[k], made[k]) for k in made)
+    steps = train_steps(runs, cut)
+    for step in steps:
+        if step.number == 10:  # the state of the tenth step is on disk
+            break
+    steps.close()
+    assert main([cut if w == "RUN" else w for w in adversarial]) == 0
+    again = load_part(CTAutoencoder, tmp_path / "cut" / "model").state_dict()
+    assert all(torch.equal(made[k], again[k]) for k in made)
+    assert main(["train", "masks", str(runs / "prepared"), str(tmp_path / "m"), *SHORT, "--adversarial", "1"]) == 1
+    assert "is for the decoder" in capsys.readouterr().err
+
+
+def train_steps(runs, run):
+    """The steps of the same adversarial run, as a generator that can be left."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from guidegen_data.anatomy_files import anatomy_from
+    from guidegen_data.training.decoder import train_decoder
+    from guidegen_data.training.recipes import recipe_named
+    from guidegen_data.training.stages import Setting
+
+    stage = recipe_named("tiny").stage("decoder")
+    stage = replace(stage, fit=replace(stage.fit, num_steps=12, validate_every=0))
+    setting = Setting(Path(run), stage, anatomy_from(runs / "prepared" / "anatomy.yaml"), "cpu")
+    torch.manual_seed(0)
+    return train_decoder(runs / "prepared", setting, runs / "slices", 0.02)

@@ -168,3 +168,11 @@ def test_an_upsampled_belief_keeps_flat_regions_and_smooths_borders() -> None:
     assert fine.dtype == torch.uint8
     assert set(fine.unique().tolist()) == {0, 2}
     assert torch.equal(fine[0, :, 3, 3] > 0, torch.arange(16) >= 8)
+
+
+def test_labels_are_corrupted_where_they_are_by_random_numbers_of_the_cpu() -> None:
+    process = CategoricalProcess(cosine_abar(100), 4)
+    labels = torch.zeros(2, 3, 3, dtype=torch.uint8, device="meta")
+    noisy = process.corrupt(labels, torch.tensor([1, 50]), torch.Generator().manual_seed(0))
+    assert noisy.device.type == "meta"
+    assert noisy.shape == labels.shape

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import little_patients
@@ -22,12 +22,13 @@ from guidegen_data.errors import ModelError
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.folder import model_folder
 from guidegen_data.models.text import TextEncoder
+from guidegen_data.sources import processes
 from guidegen_data.sources.prepared import case_paths, load_case
 from guidegen_data.training import fit as loop
 from guidegen_data.training import stages
 from guidegen_data.training.fit import FitConfig, fit
 from guidegen_data.training.latents import load_latent_data
-from guidegen_data.training.masks import coarsen_labels, read_volume_ratio
+from guidegen_data.training.masks import coarsen_labels, load_mask_data, read_volume_ratio
 from guidegen_data.training.stages import load_part
 
 STAGES = ("autoencoder", "masks", "slices")
@@ -278,6 +279,27 @@ def test_latents_are_means_encoded_once(prepared, whole, tmp_path, monkeypatch) 
     again = load_latent_data(folder, TORSO, fresh, TextEncoder(), cache)
     assert torch.equal(again.latents, data.latents)
     assert torch.equal(fresh.latent_std, autoencoder.latent_std)
+
+
+@pytest.mark.parametrize("stage", ["masks", "slices"])
+def test_cases_read_by_two_processes_are_those_read_by_one(prepared, whole, tmp_path, monkeypatch, stage) -> None:
+    anatomy = anatomy_from(prepared / "anatomy.yaml")
+    monkeypatch.setattr(processes, "_CASES_A_PROCESS", 1)
+    held = []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        shutil.copytree(prepared / "train", folder, ignore=shutil.ignore_patterns("*.pt"))
+        if stage == "masks":
+            data = load_mask_data(folder, anatomy, TextEncoder(), (16, 16, 16), workers=workers)
+        else:
+            autoencoder = load_part(CTAutoencoder, whole / "autoencoder" / "model")
+            data = load_latent_data(folder, anatomy, autoencoder, TextEncoder(), folder / "kept.pt", workers=workers)
+        held.append({f.name: getattr(data, f.name) for f in fields(data)})
+    assert len(held[0]["labels"]) >= 2
+    for name, value in held[0].items():
+        other = held[1][name]
+        same_numbers = value == other if isinstance(value, int) else torch.equal(value.nan_to_num(), other.nan_to_num())
+        assert same_numbers, name
 
 
 def test_slices_are_trained_in_the_latents_of_the_autoencoder_they_carry(whole) -> None:

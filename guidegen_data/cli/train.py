@@ -55,6 +55,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHT",
         help="decoder: train a patch discriminator beside it that counts so much (e.g. 0.01; default 0: none)",
     )
+    parser.add_argument(
+        "--distil",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="slices: learn from what the --init model makes in so many steps (e.g. 8), to need fewer (default 0: no)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     parser.add_argument(
         "--workers", type=int, help="processes that read the cases once, before training (default: cores)"
@@ -132,6 +139,10 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         raise ModelError(f"--adversarial is for the decoder, not for {args.stage}; leave it.")
     if args.adversarial < 0:
         raise ModelError(f"--adversarial is a weight of at least 0, got {args.adversarial}.")
+    if args.distil and (args.stage != "slices" or not args.init):
+        raise ModelError("--distil is for slices, and needs --init MODEL, the model to learn from.")
+    if args.distil < 0:
+        raise ModelError(f"--distil is a number of steps, got {args.distil}.")
     if os.environ.get("RANK", "0") == "0":
         write_about(args.run, args.recipe, args.init, args.data, args.autoencoder)
     workers = args.workers or usable_cores()
@@ -144,7 +155,7 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         from guidegen_data.training.decoder import train_decoder
 
         return train_decoder(args.data, setting, args.autoencoder, args.adversarial)
-    return stages.train_slices(args.data, setting, args.autoencoder)
+    return stages.train_slices(args.data, setting, args.autoencoder, args.distil)
 
 
 def _summary(run: Path, last) -> str:

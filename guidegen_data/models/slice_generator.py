@@ -128,12 +128,18 @@ def slice_loss(
     class_hu: Tensor | None = None,
     drop_text: float = 0.1,
     max_level: float = 0.6,
+    teacher: nn.Module | None = None,
+    teacher_steps: int = 8,
 ) -> dict[str, Tensor]:
     """Squared error of the velocity at a random noise level. latents, previous (B, C, x, y), labels (B, 3, X, Y),
     class_hu (B, K).
 
     The previous slice is corrupted to a random level, which the network is told; where `has_previous` (B,) is false it
     is zero and the level is NO_PREVIOUS.
+
+    With a `teacher` the network learns its flow made straight (reflow, Liu et al. 2023): each noise leads to the slice
+    that the teacher makes of it in `teacher_steps`, and half of the examples are pure noise, where a sampler of few
+    steps takes its longest one.
     """
     batch = len(latents)
     half = torch.rand(batch, generator=generator) < 0.7
@@ -150,6 +156,10 @@ def slice_loss(
         off = _HU_OFF * torch.randn(class_hu.shape, generator=generator)
         untold = torch.rand(batch, 1, generator=generator) < _UNTOLD_HU
         class_hu = torch.where(untold.to(class_hu.device), torch.nan, class_hu + off.to(class_hu))
+    if teacher is not None:
+        told = teacher.encode_mask(labels, class_hu), corrupted, level, tokens * keep
+        latents = follow_flow(teacher, noise, *told, num_steps=teacher_steps)
+        sigma = torch.where(torch.rand(batch, generator=generator).to(sigma.device) < 0.5, 1.0, sigma)
     s = sigma.view(-1, 1, 1, 1)
     velocity = model(
         (1 - s) * latents + s * noise,
@@ -160,6 +170,17 @@ def slice_loss(
         tokens * keep,
     )
     return {"total": F.mse_loss(velocity.float(), noise - latents)}
+
+
+@torch.no_grad()
+def follow_flow(
+    model: nn.Module, x: Tensor, mask: Tensor, previous: Tensor, level: Tensor, tokens: Tensor, num_steps: int
+) -> Tensor:
+    """The slices (B, C, x, y) that even Euler steps make of noise x; the other arguments are those of the network."""
+    for k in range(num_steps):
+        sigma = torch.full((len(x),), 1 - k / num_steps, device=x.device)
+        x = x - model(x, sigma, mask, previous, level, tokens).float() / num_steps
+    return x
 
 
 def corrupt_previous(previous: Tensor, level: Tensor, noise: Tensor) -> Tensor:

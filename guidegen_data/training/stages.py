@@ -140,10 +140,11 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     yield from fit_stage(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
-def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Iterator[Step]:
+def train_slices(folder: Path, setting: Setting, autoencoder_run: Path, teacher_steps: int = 0) -> Iterator[Step]:
     """Trains stage 2 on a prepared folder, in the latents of a trained autoencoder.
 
-    Writes the autoencoder with its measured latent statistics to `autoencoder` in the run folder.
+    Writes the autoencoder with its measured latent statistics to `autoencoder` in the run folder. With `teacher_steps`
+    the model that the run starts from is its teacher: what that makes in so many steps is learned for fewer.
     """
     parallel, device = join(setting.device)
     run_dir, fit_config = setting.run_dir, setting.recipe.fit
@@ -163,7 +164,8 @@ def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Itera
 
     def loss_on(data: LatentData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-            return slice_loss(model, **data.batch(fit_config.batch_size, generator), generator=generator)
+            batch = data.batch(fit_config.batch_size, generator)
+            return slice_loss(model, **batch, generator=generator, teacher=teacher, teacher_steps=teacher_steps)
 
         return loss_of
 
@@ -174,6 +176,7 @@ def train_slices(folder: Path, setting: Setting, autoencoder_run: Path) -> Itera
     if model.hu_prior is not None:
         model.hu_prior.fit(data.class_hu, data.phase, data.inhomogeneity)
     data, apart = data.to(device), None if apart is None else apart.to(device)
+    teacher = copy.deepcopy(model).to(device).eval().requires_grad_(False) if teacher_steps else None
     yield from fit_stage(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
