@@ -57,11 +57,13 @@ def run(args: argparse.Namespace) -> int:
     anatomy = completion.anatomy_of(args.prepared)
     classes = organs_named(args.classes, anatomy)
     completion.claim(args.prepared, args.out, classes)
-    given = None if args.init is None else best_or_last(args.init / "segmenter")
-    if args.num_steps < 1 and given is None:
+    if args.num_steps > 0:
+        weights = _trained(args, anatomy, [anatomy.id_of(n) for n in classes])
+    elif args.init:
+        weights = best_or_last(args.init / "segmenter")
+    else:
         raise SourceError("--num-steps 0 trains nothing, so it needs --init COMPLETED, whose network draws.")
-    trained = given if args.num_steps < 1 else _trained(args, anatomy, [anatomy.id_of(n) for n in classes], given)
-    model = trained_segmenter(trained, anatomy).to(choose_device(args.device))
+    model = trained_segmenter(weights, anatomy).to(choose_device(args.device))
     dice = completion.held_out_dice(args.prepared, model, classes, anatomy)
     total = len(list(args.prepared.glob("*/case-*.npz")))
     for _ in tqdm(
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _trained(args: argparse.Namespace, anatomy, class_ids: list[int], initial: Path | None) -> Path:
+def _trained(args: argparse.Namespace, anatomy, class_ids: list[int]) -> Path:
     """Trains the network with a progress bar; the folder of its weights."""
     from dataclasses import replace
 
@@ -92,7 +94,7 @@ def _trained(args: argparse.Namespace, anatomy, class_ids: list[int], initial: P
 
     recipe, every = segmenter_recipe(args.num_steps), max(1, args.num_steps // 6)
     recipe = replace(recipe, fit=replace(recipe.fit, validate_every=every))
-    begun = None if initial is None else str(initial)
+    begun = None if args.init is None else str(best_or_last(args.init / "segmenter"))
     setting = Setting(args.out / "segmenter", recipe, anatomy, args.device, begun)
     with tqdm(total=args.num_steps, desc="training", unit="step", disable=None) as bar:
         for step in train_segmenter(args.prepared, setting, class_ids):

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from guidegen_data.anatomy import PHASES, Anatomy
+from guidegen_data.anatomy_files import register
 from guidegen_data.errors import SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.hu_prior import median_hu
@@ -45,13 +46,13 @@ class LatentData:
 
     def batch(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Random slices as the arguments of `slice_loss`; one slice in twelve is taken as the first of its volume."""
-        count, depth, device = *self.latents.shape[:2], self.latents.device
+        count, depth = self.latents.shape[:2]
         n = torch.randint(count, (batch_size,), generator=generator)
         z = torch.randint(depth, (batch_size,), generator=generator)
         version = torch.randint(self.tokens.shape[1], (batch_size,), generator=generator)
         first = (torch.rand(batch_size, generator=generator) < 1 / 12) | (z == 0)
         near = torch.stack([(z + k).clamp(0, depth - 1) for k in (-1, 0, 1)], dim=1)
-        n, z, version, first, near = (t.to(device) for t in (n, z, version, first, near))
+        n, z, version, first, near = (t.to(self.latents.device) for t in (n, z, version, first, near))
         labels = self.labels[n[:, None], :, :, near]  # what is indexed comes first: (B, 3, X, Y)
         return {
             "latents": self.latents[n, z].float(),
@@ -130,6 +131,7 @@ class _CaseReader:
     encoder: TextEncoder
 
     def __call__(self, numbered: tuple[int, Path]) -> dict[str, np.ndarray] | None:
+        register(self.anatomy)  # another process knows our own tables only
         number, path = numbered
         case, untold = load_case(path), (0, self.anatomy.lesion_id)
         if case.ct_hu is None:

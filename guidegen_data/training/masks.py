@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from guidegen_data.anatomy import PHASES, Anatomy
+from guidegen_data.anatomy_files import register
 from guidegen_data.cleanup import nearest_kept
 from guidegen_data.errors import ModelError
 from guidegen_data.lesions import MIN_LESION_VOXELS, lesion_size_mm
@@ -211,6 +212,7 @@ class _CaseReader:
     versions: int
 
     def __call__(self, numbered: tuple[int, Path]) -> dict[str, np.ndarray]:
+        register(self.anatomy)  # another process knows our own tables only
         number, path = numbered
         case, num_classes, names = load_case(path), self.anatomy.num_classes, field_names(self.anatomy)
         coarse = coarsen_labels(case.label_map, self.anatomy, self.factor)

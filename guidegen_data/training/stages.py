@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -114,9 +115,9 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     shape = tuple(model.config.shape)
     held = validation_folder(folder) if fit_config.validate_every else None
     with parallel.first():
-        how = {"anatomy": anatomy, "encoder": TextEncoder(), "shape": shape, "workers": setting.workers}
-        data = load_mask_data(training_folder(folder), **how).to(device)
-        apart = None if held is None else load_mask_data(held, **how).to(device)
+        read = partial(load_mask_data, anatomy=anatomy, encoder=TextEncoder(), shape=shape, workers=setting.workers)
+        data = read(training_folder(folder)).to(device)
+        apart = None if held is None else read(held).to(device)
     if parallel.is_main:
         write_volume_ratio(data.volume_ratio, setting.run_dir)
     scheduler = CategoricalScheduler(num_classes=anatomy.num_classes)
