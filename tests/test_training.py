@@ -184,6 +184,11 @@ def test_fine_tuning_starts_from_the_weights_of_a_model(prepared, tmp_path, caps
     assert len(given) > 20
     for name, value in given.items():
         torch.testing.assert_close(started[name], value.float(), atol=1e-6, rtol=1e-5)
+    # Stage 2 goes on in the latents that it has learned in; one that starts anew measures its own.
+    assert main(command("slices", prepared, tmp_path, *still)) == 0
+    kept = weights(tmp_path / "slices" / "autoencoder")
+    for name in ("latent_mean", "latent_std"):
+        torch.testing.assert_close(kept[name], given[name].float(), atol=1e-6, rtol=1e-5)
 
 
 def test_a_sampler_for_another_table_keeps_all_but_its_own_ends(tmp_path, capsys) -> None:

@@ -154,7 +154,11 @@ def train_slices(folder: Path, setting: Setting, autoencoder_run: Path, teacher_
     held = validation_folder(folder) if fit_config.validate_every else None
     with parallel.first():
         how = (setting.anatomy, autoencoder, TextEncoder())
-        data = load_latent_data(training_folder(folder), *how, run_dir / "latents.pt", workers=setting.workers)
+        # A network that has learned in latents of some mean and deviation goes on in those.
+        settled = setting.initial is not None and bool(autoencoder.latent_mean.any())
+        data = load_latent_data(
+            training_folder(folder), *how, run_dir / "latents.pt", measured=settled, workers=setting.workers
+        )
         apart = None if held is None else load_latent_data(
             held, *how, run_dir / "latents-validation.pt", measured=True, workers=setting.workers
         )  # fmt: skip
