@@ -114,6 +114,32 @@ def told(layout: Tensor) -> MaskCondition:
     )
 
 
+def test_a_fact_that_chooses_nothing_moves_the_layout_of_the_same_patient() -> None:
+    prior = LayoutPrior(2, 2, 2)  # the first fact tells the components apart, the second goes with one of them
+    prior.mean.copy_(torch.tensor([[-10.0, 0.0], [10.0, 0.0]]))
+    prior.rate.copy_(torch.tensor([[0.5, 0.9], [0.5, 0.1]]))
+    prior.slope.copy_(torch.tensor([[0.0, 0.0], [0.0, 3.0]]))
+
+    def drawn(graded: float, choosing: list[bool]) -> Tensor:
+        return prior.draw(torch.tensor([1.0, graded]), 200, torch.Generator().manual_seed(2), choosing=choosing)
+
+    told, untold = (drawn(graded, [True, False]) for graded in (1.0, 0.0))
+    assert torch.equal(told[:, 0], untold[:, 0])
+    torch.testing.assert_close(told[:, 1] - untold[:, 1], torch.full((200,), 3.0))
+    assert 0.3 < float((told[:, 0] > 0).float().mean()) < 0.7
+    assert float((drawn(1.0, [True, True])[:, 0] > 0).float().mean()) < 0.2
+
+
+def test_sizes_of_organs_choose_no_patient_and_their_absence_does() -> None:
+    network = MaskSampler(num_classes=21, shape=(8, 8, 8), channels=(8, 8, 8), layout_size=2, fields=FIELDS)
+    names = [name for name in FIELDS if not name.startswith("lesion=")]
+    chosen = dict(zip(names, network.layout.choosing, strict=True))
+    assert not chosen["liver=enlarged"]
+    assert not chosen["spleen=small"]
+    assert chosen["spleen=absent"]
+    assert chosen["region=chest"]
+
+
 def test_training_tells_the_layout_of_the_moved_map_without_its_lesions(network) -> None:
     data = mask_data(network, lesions=True)
     fit_layouts(network, data)

@@ -8,6 +8,8 @@ first voxel is, so the early beliefs are not the blur of all patients. `LayoutPr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -118,14 +120,23 @@ class LayoutPrior(nn.Module):
         self.mean[:num_components] = belongs.T @ layouts / counts[:, None]
         self.slope.copy_(slope)
 
-    def draw(self, facts: Tensor, number: int, generator: torch.Generator, width: float = 1.0) -> Tensor:
+    def draw(
+        self,
+        facts: Tensor,
+        number: int,
+        generator: torch.Generator,
+        width: float = 1.0,
+        choosing: Sequence[bool] | None = None,
+    ) -> Tensor:
         """Layouts (number, D) float32 for the facts (F,) of one case.
 
-        `width` scales the spread around the mean that the facts lead to.
+        `width` scales the spread around the mean that the facts lead to. Facts that are not `choosing` (F,) move a
+        layout and have no say in its component: with the same random numbers an organ is smaller in the same patient.
         """
         facts = facts.float().cpu()
         rate = self.rate.float().cpu().clamp(1e-3, 1 - 1e-3)
-        evidence = rate.log() @ facts + (1 - rate).log() @ (1 - facts)
+        say = torch.ones(len(facts)) if choosing is None else torch.tensor(choosing, dtype=torch.float32)
+        evidence = rate.log() @ (say * facts) + (1 - rate).log() @ (say * (1 - facts))
         share = (evidence + self.share.float().cpu().log()).softmax(dim=0)
         which = torch.multinomial(share, number, replacement=True, generator=generator)
         noise = torch.randn(number, self.mean.shape[1], generator=generator)

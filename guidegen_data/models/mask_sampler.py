@@ -100,8 +100,9 @@ class MaskSampler(ModelMixin, ConfigMixin):
         if layout_size:
             grid = tuple(n // _BLOCK for n in shape)
             facts = [not name.startswith("lesion=") for name in fields]
+            graded = [name.endswith(("=enlarged", "=small")) for name in fields]
             self.layout = LayoutInput(
-                layout_size, num_classes, grid, facts, layout_components, channels[0], vector_size
+                layout_size, num_classes, grid, facts, graded, layout_components, channels[0], vector_size
             )
         self.fine = FineHead(num_classes, channels[0], fine_channels, vector_size) if fine_channels else None
 
@@ -143,6 +144,7 @@ class LayoutInput(nn.Module):
         num_classes: int,
         grid: tuple[int, ...],
         facts: list[bool],
+        graded: list[bool],
         num_components: int,
         channels: int,
         vector_size: int,
@@ -151,6 +153,7 @@ class LayoutInput(nn.Module):
         self.space = LayoutSpace(size, num_classes, (grid[0], grid[1], grid[2]))
         self.prior = LayoutPrior(size, sum(facts), num_components)
         self.facts = facts
+        self.choosing = [not size for size, known in zip(graded, facts, strict=True) if known]
         self.planes = nn.Conv3d(num_classes + 1, channels, 1, bias=False)
         self.move = nn.Linear(size + 1, vector_size, bias=False)
         nn.init.zeros_(self.planes.weight)
@@ -170,7 +173,8 @@ class LayoutInput(nn.Module):
         """
         chosen = []
         for told, needed, generator in zip(fields, wanted, generators, strict=True):
-            layouts = self.prior.draw(told[self.facts], _CANDIDATES, generator, width).to(fields.device)
+            layouts = self.prior.draw(told[self.facts], _CANDIDATES, generator, width, self.choosing)
+            layouts = layouts.to(fields.device)
             room = self.space.expand(layouts).float().clamp(min=0).flatten(2).mean(dim=2)
             enough = (room / needed.clamp(min=1e-9)).masked_fill(needed == 0, 1).clamp(max=1)
             chosen.append(layouts[int(enough.amin(dim=1).argmax())])
