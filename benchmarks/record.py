@@ -33,19 +33,24 @@ def machine() -> dict[str, Any]:
     }
 
 
+def told(word: str) -> str:
+    """A word of a command as others are told it: of an absolute path the last part in capitals, all else as it is."""
+    name, equals, value = word.rpartition("=")
+    return name + equals + ",".join(Path(p).name.upper() if Path(p).is_absolute() else p for p in value.split(","))
+
+
 def save(name: str, figures: dict[str, Any], seed: int | None = None) -> Path:
     """Writes results/NAME.json and returns its path."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
     record = {
         "benchmark": name,
-        "command": "python -m benchmarks." + Path(sys.argv[0]).stem + " " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m benchmarks." + Path(sys.argv[0]).stem, *map(told, sys.argv[1:])]),
         "commit": commit.stdout.strip() or None,
         "date": datetime.now(UTC).date().isoformat(),
         "seed": seed,
         "machine": machine(),
         "figures": figures,
     }
-    record["command"] = str(record["command"]).strip()
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,32 @@
+"""Results files tell how they were made, and nothing of the machine's folders."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import record
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("--num", "--num"),
+        ("torso", "torso"),
+        ("/home/someone/data/prepared", "PREPARED"),
+        ("--work=/tmp/x/work", "--work=WORK"),
+        ("masks=/a/first,/a/second", "masks=FIRST,SECOND"),
+        ("runs/masks", "runs/masks"),
+    ],
+)
+def test_absolute_paths_are_told_by_their_name(word, expected) -> None:
+    assert record.told(word) == expected
+
+
+def test_a_record_holds_command_seed_and_machine(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/benchmarks/thing.py", "/data/cases", "--num", "3"])
+    held = json.loads(record.save("thing", {"a": 1}, seed=4).read_text())
+    assert held["command"] == "python -m benchmarks.thing CASES --num 3"
+    assert (held["seed"], held["figures"]) == (4, {"a": 1})
+    assert held["machine"]["cores"] >= 1
