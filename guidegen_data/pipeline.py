@@ -54,6 +54,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         delay_ct: int | None = None,
         noise_hu: tuple[float, float] = (3.0, 12.0),
         hold_hu: bool = True,
+        noise_correlation: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -78,6 +79,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             delay_ct=delay_ct,
             noise_hu=tuple(noise_hu),
             hold_hu=hold_hu,
+            noise_correlation=noise_correlation,
         )
         self.fingerprint = ""
 

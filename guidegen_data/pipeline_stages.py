@@ -145,6 +145,7 @@ class StageSampling:
             self.config.previous_level,
             self.config.delay_ct,
             class_hu=None if organ_hu is None else organ_hu.to(label_maps.device),
+            noise_correlation=self.config.noise_correlation,
         )
         spacing, hu_range = self.anatomy.spacing_mm, self.anatomy.hu_range
         if organ_hu is not None and self.config.hold_hu:

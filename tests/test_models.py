@@ -21,7 +21,7 @@ from guidegen_data.models.mask_sampler import (
     unfold,
 )
 from guidegen_data.models.sampling import imprinted, sample_masks
-from guidegen_data.models.sampling_ct import sample_cts
+from guidegen_data.models.sampling_ct import correlated, sample_cts
 from guidegen_data.models.slice_generator import SliceGenerator, corrupt_previous, mask_triples
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.findings import Findings
@@ -315,3 +315,16 @@ def test_a_prompt_that_is_too_long_is_refused() -> None:
 def test_an_unknown_language_encoder_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match="no language encoder 'no/such'"):
         TextEncoder("no/such")
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6])
+def test_noise_of_neighbouring_slices_goes_together_and_stays_normal(correlation) -> None:
+    white = torch.randn(2, 40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    noise = correlated(white, correlation)
+    assert torch.equal(noise[:, 0], white[:, 0])
+    assert float(noise[:, 30:].std()) == pytest.approx(1, abs=0.01)
+    for apart in (1, 2):
+        together = float((noise[:, apart:] * noise[:, :-apart]).mean())
+        assert together == pytest.approx(correlation**apart, abs=0.02)
+    if not correlation:
+        assert torch.equal(noise, white)

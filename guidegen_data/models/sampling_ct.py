@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ def sample_cts(
     delay: int | None = None,
     on_slice: Callable[[int], None] | None = None,
     class_hu: Tensor | None = None,
+    noise_correlation: float = 0.0,
 ) -> Tensor:
     """CTs (B, X, Y, Z) int16 HU for label maps (B, X, Y, Z) uint8; all volumes advance together.
 
@@ -39,13 +41,14 @@ def sample_cts(
     rescaled between slices. A slice starts `delay` steps after the one below it: by default when that one is finished,
     with a smaller delay while it is still being cleaned. It then sees the estimate that its neighbour has reached, with
     the neighbour's noise level, and num_steps / delay slices run side by side in one batch. `class_hu` (B, K) is what
-    the median HU of each class shall be, NaN for what is not told.
+    the median HU of each class shall be, NaN for what is not told. The noise that a slice starts from goes with that of
+    the slice below by `noise_correlation`: what few steps make depends on it, and neighbours of real CTs are alike.
     """
     x, y, depth = label_maps.shape[1:]
     f = autoencoder.downsampling
     shape = (depth, autoencoder.config.latent_channels, x // f, y // f)
     noise = [torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]) for _ in range(2)]
-    start, blur = (n.to(label_maps.device) for n in noise)
+    start, blur = correlated(noise[0], noise_correlation).to(label_maps.device), noise[1].to(label_maps.device)
     text = (tokens, model.text_pool(tokens))
     scheduler = copy.deepcopy(scheduler)
     set_even_steps(scheduler, num_steps)
@@ -67,6 +70,14 @@ def sample_cts(
             finished.append(lanes[0].x)
             lanes.pop(0).below = None
     return _decode(autoencoder, torch.stack(finished, dim=1), label_maps)
+
+
+def correlated(noise: Tensor, correlation: float) -> Tensor:
+    """White noise (B, Z, C, x, y) made one that goes with its neighbour along Z, each slice as normal as before."""
+    slices = [noise[:, 0]]
+    for z in range(1, noise.shape[1]):
+        slices.append(correlation * slices[-1] + math.sqrt(1 - correlation**2) * noise[:, z])
+    return torch.stack(slices, dim=1)
 
 
 def set_even_steps(scheduler: Any, num_steps: int) -> None:
