@@ -147,8 +147,8 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "autoencoder": _autoencoder,
         "ct_quality": of.ct_quality,
         "ct_quality_told": of.ct_quality,
-        "ct_quality_as_drawn": of.ct_quality,
         "ct_solvers": of.ct_solvers,
+        "ct_student": of.ct_solvers,
     },
     "The head-neck model beside patients it never saw": {
         "evaluation_head_neck": of.evaluation,
