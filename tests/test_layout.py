@@ -1,5 +1,6 @@
 """Layouts: what principal components hold of label maps, what is drawn for findings, and how stage 1 takes them in."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,8 +202,13 @@ def test_the_layout_taken_has_room_for_every_class_that_is_wanted(network) -> No
 
 
 def test_an_older_model_takes_the_sizes_it_does_not_name_from_the_recipe(tmp_path: Path) -> None:
-    sizes = initial_network("torso", Initial.MASKS, {"channels": (8, 8, 8), "layout_size": 5, "fine_channels": 3})
-    assert sizes["channels"] == (32, 64, 160)
+    (tmp_path / "mask_sampler").mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    config = {"_class_name": "MaskSampler", "channels": [16, 24, 40], "fields": ["stated"]}
+    (tmp_path / "mask_sampler" / "config.json").write_text(json.dumps(config))
+    recipe = {"channels": (8, 8, 8), "layout_size": 5, "fine_channels": 3}
+    sizes = initial_network(str(tmp_path), Initial.MASKS, recipe)
+    assert sizes["channels"] == (16, 24, 40)
     assert sizes["layout_size"] == 5
     assert sizes["fine_channels"] == 3
 

@@ -68,7 +68,8 @@ class CategoricalProcess:
 
     def corrupt(self, labels: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A draw of x_t given integer labels x_0, without a K-fold table. (B, *space), t (B,) -> (B, *space)."""
-        keep = torch.rand(labels.shape, generator=generator) < _per_case(self.abar.float()[t.cpu()], labels).cpu()
+        abar = self.abar.float()[t.cpu()].view(-1, *[1] * (labels.ndim - 1))
+        keep = torch.rand(labels.shape, generator=generator) < abar
         uniform = torch.randint(self.num_classes, labels.shape, generator=generator)
         return torch.where(keep.to(labels.device), labels.long(), uniform.to(labels.device))
 
