@@ -126,7 +126,7 @@ def measure(
         labels = torch.from_numpy(case.label_map)[None]
         generators = [torch.Generator().manual_seed(seed + i)]
         tokens = pipe.encode([case.findings.prompt()])
-        hu = pipe.organ_hu([case.findings.phase], generators, _own_hu(case, pipe) if told else None)
+        hu = pipe.organ_hu([case.findings.phase], generators, own_hu(case, pipe) if told else None)
         made = pipe.sample_cts(labels, tokens, generators, steps, organ_hu=hu, findings=[case.findings])[0].numpy()
         seconds += time.process_time() - began
         asked = None if hu is None else hu[0].numpy()
@@ -143,7 +143,7 @@ def measure(
     }
 
 
-def _own_hu(case: TrainingCase, pipe: GuideGenPipeline) -> dict[str, float]:
+def own_hu(case: TrainingCase, pipe: GuideGenPipeline) -> dict[str, float]:
     """Median HU of the classes of a case's CT, by name, but of lesions."""
     anatomy = pipe.anatomy
     values = median_hu(np.asarray(case.ct_hu), case.label_map, anatomy.num_classes, (0, anatomy.lesion_id))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import describe as of
+from benchmarks import describe_parts as part
 from benchmarks import downstream_table
 from benchmarks import fidelity_rows as beside
 from benchmarks.record import RESULTS
@@ -145,10 +146,13 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
     },
     "Does it look like a CT?": {
         "autoencoder": _autoencoder,
+        "autoencoder_parts": part.autoencoder_parts,
         "ct_quality": of.ct_quality,
         "ct_quality_told": of.ct_quality,
         "ct_solvers": of.ct_solvers,
         "ct_student": of.ct_solvers,
+        "ablations": part.ablations,
+        "slabs": part.slabs,
     },
     "The head-neck model beside patients it never saw": {
         "evaluation_head_neck": of.evaluation,

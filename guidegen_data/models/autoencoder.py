@@ -148,22 +148,24 @@ def random_windows(batch: int, generator: torch.Generator) -> tuple[Tensor, Tens
 
 
 def autoencoder_loss(
-    model: CTAutoencoder, ct_hu: Tensor, generator: torch.Generator, kl_weight: float = 1e-6
+    model: CTAutoencoder, ct_hu: Tensor, generator: torch.Generator, kl_weight: float = 1e-6, num_windows: int = 2
 ) -> AutoencoderLoss:
-    """Contrast-aware loss: companded L1 + L1 in two random windows + L1 of in-plane gradients + KL. ct_hu (B,1,X,Y)."""
+    """Contrast-aware loss: companded L1 + L1 in random windows + L1 of in-plane gradients + KL. ct_hu (B,1,X,Y)."""
     output, mean, logvar = model(ct_hu, generator)
-    windowed, gradient = contrast_losses(output, ct_hu, generator)
+    windowed, gradient = contrast_losses(output, ct_hu, generator, num_windows)
     kl = 0.5 * (mean.float().square() + logvar.float().exp() - 1 - logvar.float()).sum(dim=(1, 2, 3)).mean()
     return AutoencoderLoss(
         windowed + 0.5 * gradient + kl_weight * kl, windowed.detach(), gradient.detach(), kl.detach()
     )
 
 
-def contrast_losses(output: Tensor, ct_hu: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """L1 of companded slices (B, 1, X, Y) against CT slices, there and in two random windows; L1 of their gradients."""
+def contrast_losses(
+    output: Tensor, ct_hu: Tensor, generator: torch.Generator, num_windows: int = 2
+) -> tuple[Tensor, Tensor]:
+    """L1 of companded slices (B, 1, X, Y) against CT slices, there and in random windows; L1 of their gradients."""
     target, output_hu = compand(ct_hu), expand(output)
     windowed = (output - target).abs().mean()
-    for _ in range(2):
+    for _ in range(num_windows):
         low, high = random_windows(len(ct_hu), generator)
         windowed = windowed + 0.5 * windowed_l1(ct_hu, output_hu, low.to(ct_hu), high.to(ct_hu))
     gradient = torch.stack([(output.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (2, 3)]).sum()

@@ -49,7 +49,33 @@ def sample_cts(
     shape = (depth, autoencoder.config.latent_channels, x // f, y // f)
     noise = [torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]) for _ in range(2)]
     start, blur = correlated(noise[0], noise_correlation).to(label_maps.device), noise[1].to(label_maps.device)
-    text = (tokens, model.text_pool(tokens))
+
+    def mask_of(z: int) -> Tensor:
+        return model.encode_mask(mask_triples(label_maps, z), class_hu)
+
+    latents = sample_latents(model, scheduler, mask_of, start, blur, tokens, num_steps, previous_level, delay, on_slice)
+    return decode_slices(autoencoder, latents, label_maps)
+
+
+@torch.inference_mode()
+def sample_latents(
+    model: SliceGenerator,
+    scheduler: Any,
+    mask_of: Callable[[int], Tensor],
+    start: Tensor,
+    blur: Tensor,
+    tokens: Tensor,
+    num_steps: int,
+    previous_level: float = 0.1,
+    delay: int | None = None,
+    on_slice: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Latents (B, Z, C, x, y) that noise `start` of that shape becomes, as in `sample_cts`.
+
+    `mask_of(z)` gives the mask features (B, M, x, y) of slice z when its turn comes; `blur`, like `start`, is the noise
+    through which each slice is seen by the next.
+    """
+    text, depth = (tokens, model.text_pool(tokens)), start.shape[1]
     scheduler = copy.deepcopy(scheduler)
     set_even_steps(scheduler, num_steps)
     num_calls = len(scheduler.timesteps)
@@ -60,8 +86,7 @@ def sample_cts(
     for tick in range((depth - 1) * delay + num_calls):
         z = tick // delay
         if tick % delay == 0 and z < depth:
-            mask = model.encode_mask(mask_triples(label_maps, z), class_hu)
-            lanes.append(_Lane(copy.deepcopy(scheduler), mask, start[:, z], blur[:, z], below, previous_level))
+            lanes.append(_Lane(copy.deepcopy(scheduler), mask_of(z), start[:, z], blur[:, z], below, previous_level))
             below = lanes[-1]
         _advance(model, lanes, text)
         while lanes and lanes[0].done:
@@ -69,7 +94,7 @@ def sample_cts(
                 on_slice(len(finished))
             finished.append(lanes[0].x)
             lanes.pop(0).below = None
-    return _decode(autoencoder, torch.stack(finished, dim=1), label_maps)
+    return torch.stack(finished, dim=1)
 
 
 def correlated(noise: Tensor, correlation: float) -> Tensor:
@@ -148,7 +173,7 @@ def _advance(model: SliceGenerator, lanes: list[_Lane], text: tuple[Tensor, Tens
         lane.take(v)
 
 
-def _decode(autoencoder: CTAutoencoder, latents: Tensor, label_maps: Tensor) -> Tensor:
+def decode_slices(autoencoder: CTAutoencoder, latents: Tensor, label_maps: Tensor) -> Tensor:
     """(B, Z, C, x, y) -> (B, X, Y, Z) int16 HU, a fixed number of slices at a time so that memory stays flat."""
     batch, depth = latents.shape[:2]
     flat, labels = latents.flatten(0, 1), label_maps.permute(0, 3, 1, 2).flatten(0, 1)

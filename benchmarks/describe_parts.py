@@ -1,0 +1,67 @@
+"""Rows of the README's tables on what the parts of stage 2 are worth, each taken away at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Rows = list[tuple[str, str]]
+
+
+def ablations(figures: dict[str, Any]) -> Rows:
+    """The slice generator as it is and without one part at a time."""
+    what = (
+        "slice Frechet distance / slice-to-slice difference / spread, generated over real / HU off what was told / "
+        "drift beyond the real one, HU"
+    )
+    kept = (
+        "slice_frechet",
+        "median_step_ratio",
+        "median_spread_ratio",
+        "mean_off_what_was_told_hu",
+        "mean_drift_beyond_real_hu",
+    )
+    rows = [
+        (f"slices {name}: {what}" if k == 0 else name, " / ".join(str(part[key]) for key in kept))
+        for k, (name, part) in enumerate(figures["parts"].items())
+    ]
+    return [(f"{figures['training_steps']} steps of training each (N = {figures['num']})", ""), *rows]
+
+
+def autoencoder_parts(figures: dict[str, Any]) -> Rows:
+    """The autoencoder with and without random windows and label slices; lesion contrast before and after."""
+    rows: Rows = []
+    for name, way in figures["ways"].items():
+        errors, lesions = way["mae_hu"], way["lesion_contrast"]
+        windows = ("soft", "lung", "bone", "full")
+        rows.append(
+            (
+                f"autoencoder {name}: mean absolute error in the body, {' / '.join(windows)} window "
+                f"(N = {figures['num']})",
+                " / ".join(str(errors[w]) for w in windows) + " HU",
+            )
+        )
+        sizes = ", ".join(f"{size} (N = {row['N']})" for size, row in lesions.items())
+        kept = " / ".join(str(row["share_kept"]) for row in lesions.values())
+        rows.append((f"the same: share of their contrast that lesions keep, {sizes}", kept))
+    return rows
+
+
+def slabs(figures: dict[str, Any]) -> Rows:
+    """Slabs of several slices against slices one at a time, trained for the same time."""
+    what = (
+        "slice Frechet distance / slice-to-slice difference / spread, generated over real / differences where slabs "
+        "meet over others (real) / CPU seconds a CT"
+    )
+    rows: Rows = []
+    for k, (name, row) in enumerate(figures["settings"].items()):
+        seam = f"{row['differences_every_fourth_slice_over_others']} ({row['the_same_in_real_cts']})"
+        kept = (
+            row["slice_frechet"],
+            row["median_step_ratio"],
+            row["median_spread_ratio"],
+            seam,
+            row["cpu_seconds_a_ct"],
+        )
+        said = f"{name}, {figures['steps']} steps, {row['training_steps']} steps of training"
+        rows.append((f"{said}: {what}" if k == 0 else said, " / ".join(map(str, kept))))
+    return [(f"{figures['minutes']:g} CPU minutes of training each, from scratch (N = {figures['num']})", ""), *rows]
