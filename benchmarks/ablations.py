@@ -1,4 +1,4 @@
-"""What the parts of stage 2 are worth: python -m benchmarks.ablations TRAIN PREPARED --work DIR [--steps 400] [--num 6]
+"""What the parts of stage 2 are worth: python -m benchmarks.ablations TRAIN PREPARED --work DIR [--steps 400]
 
 The model's slice generator is trained on for the same steps on the same batches, once as it is and then with one part
 taken away at a time: noise on the previous slice, the previous slice itself, class fractions (the label map of every
@@ -112,12 +112,15 @@ def main() -> None:
     parser.add_argument("--model", default="torso")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--num", type=int, default=6)
+    parser.add_argument(
+        "--ct-steps", type=int, default=3, help="of the sampler; what is trained on is distilled no more"
+    )
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--seed", type=int, default=9)
     args = parser.parse_args()
     keep_freed_memory()
     pipe = GuideGenPipeline.from_pretrained(args.model)
-    pipe.register_to_config(hold_hu=False, delay_ct=pipe.config.num_steps_ct)
+    pipe.register_to_config(hold_hu=False, delay_ct=args.ct_steps)
     args.work.mkdir(parents=True, exist_ok=True)
     cache = args.work / "latents.pt"
     data = load_latent_data(training_folder(args.train), pipe.anatomy, pipe.autoencoder, TextEncoder(), cache, True)
@@ -131,10 +134,14 @@ def main() -> None:
         pipe.register_to_config(previous_level=0.0 if part == _NOISE else level)
         with torch.inference_mode():
             figures[f"without {part}" if part else "as it is"] = summary(
-                measure(pipe, cases, pipe.config.num_steps_ct, args.seed, told=True)
+                measure(pipe, cases, args.ct_steps, args.seed, told=True)
             )
         print(json.dumps(figures), flush=True)
-        save("ablations", {"num": len(cases), "training_steps": args.steps, "parts": figures}, seed=args.seed)
+        save(
+            "ablations",
+            {"num": len(cases), "training_steps": args.steps, "ct_steps": args.ct_steps, "parts": figures},
+            seed=args.seed,
+        )
 
 
 if __name__ == "__main__":
