@@ -40,7 +40,7 @@ def draw(p: Tensor, generators: list[torch.Generator] | torch.Generator | None =
     """
     shape = (1, *p.shape[2:])
     per_case = generators if isinstance(generators, list) else [generators] * len(p)
-    labels = torch.zeros(p.shape[0], *p.shape[2:], dtype=torch.int64, device=p.device)
+    labels = torch.zeros(p.shape[0], *p.shape[2:], dtype=torch.int16, device=p.device)
     for b, generator in enumerate(per_case):
         device = generator.device if generator is not None else p.device
         threshold = torch.rand(shape, generator=generator, device=device).to(p)[0] * p[b].sum(dim=0)
@@ -48,7 +48,7 @@ def draw(p: Tensor, generators: list[torch.Generator] | torch.Generator | None =
         for k in range(p.shape[1] - 1):
             below += p[b, k]
             labels[b] += below <= threshold
-    return labels
+    return labels.long()
 
 
 @dataclass(frozen=True)

@@ -122,17 +122,16 @@ class MaskSampler(ModelMixin, ConfigMixin):
         logits = unfold(coarse)
         if self.fine is not None:
             logits = logits + self.fine(features, labels, vector)
-        logits = logits.float() + self._evidence(x_t, abar_t)
+        logits = self._with_evidence(logits.float(), x_t, abar_t)
         logits[:, self.lesion_class] += condition.anchors.to(logits) * self.anchor_gain.weight.float()
         return logits
 
-    def _evidence(self, x_t: Tensor, abar_t: Tensor) -> Tensor:
-        """log q(x_t | x_0 = k) up to a constant: log(1 + K abar / (1 - abar)) where k is the noisy label, else 0."""
+    def _with_evidence(self, logits: Tensor, x_t: Tensor, abar_t: Tensor) -> Tensor:
+        """Logits plus log q(x_t | x_0 = k) up to a constant: log(1 + K abar / (1 - abar)) where k is the noisy label."""
         abar = abar_t.float().clamp(max=1 - 1e-6)
         gain = torch.log1p(self.num_classes * abar / (1 - abar))
-        zeros = torch.zeros(len(x_t), self.num_classes, *x_t.shape[1:], device=x_t.device)
         value = gain.view(-1, 1, 1, 1, 1).expand(-1, 1, *x_t.shape[1:])
-        return zeros.scatter_(1, x_t.unsqueeze(1), value)
+        return logits.scatter_add(1, x_t.unsqueeze(1), value)
 
 
 class LayoutInput(nn.Module):

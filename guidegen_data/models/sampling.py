@@ -58,10 +58,10 @@ def sample_masks(
         if push is not None:
             logits[:, model.lesion_class] += push
         if lean is not None:
-            logits = logits + lean.to(logits)[..., None, None]
+            logits += lean.to(logits)[..., None, None]
         if forbidden is not None:
-            logits = logits.masked_fill(forbidden.to(logits.device)[..., None, None], _NEVER)
-        belief = (logits / temperature).softmax(dim=1)
+            logits.masked_fill_(forbidden.to(logits.device)[..., None, None], _NEVER)
+        belief = (logits if temperature == 1 else logits / temperature).softmax(dim=1)
         if coarse is not None:
             given = one_hot(coarse.clamp(min=0), process.num_classes, belief.dtype)
             belief = torch.where((coarse >= 0).unsqueeze(1), given, belief)
