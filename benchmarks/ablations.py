@@ -2,10 +2,10 @@
 
 The model's slice generator is trained on for the same steps on the same batches, once as it is and then with one part
 taken away at a time: noise on the previous slice, the previous slice itself, class fractions (the label map of every
-fourth voxel instead), the neighbouring label slices, the HU of organs, the text. Each then draws CTs for the label maps
-of PREPARED, slice after slice, told the HU of the case's own CT and held to nothing; they are compared
-with these CTs as `benchmarks.ct_quality` does. TRAIN and PREPARED are folders of `guidegen prepare` with different
-seeds. Can be stopped and started again; what was trained lies in DIR.
+fourth voxel instead), the neighbouring label slices, the HU of organs, the text; and once from head to feet. Each then
+draws CTs for the label maps of PREPARED, slice after slice, told the HU of the case's own CT and held to nothing; they
+are compared with these CTs as `benchmarks.ct_quality` does. TRAIN and PREPARED are folders of `guidegen prepare` with
+different seeds. Can be stopped and started again; what was trained lies in DIR.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,15 @@ from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.models.slice_generator import NO_PREVIOUS, SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.pipeline import GuideGenPipeline
+from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.prepared import case_paths, load_case, training_folder
 from guidegen_data.training.fit import FitConfig, fit
 from guidegen_data.training.latents import LatentData, load_latent_data
 
 _NOISE, _PREVIOUS, _FRACTIONS = "noise on the previous slice", "previous slice", "class fractions"
 _NEIGHBOURS, _HU, _TEXT = "neighbouring label slices", "HU of organs", "text"
-PARTS = ("", _NOISE, _PREVIOUS, _FRACTIONS, _NEIGHBOURS, _HU, _TEXT)
+_DOWNWARDS = "from head to feet"
+PARTS = ("", _NOISE, _PREVIOUS, _FRACTIONS, _NEIGHBOURS, _HU, _TEXT, _DOWNWARDS)
 _COARSE = 4
 
 
@@ -81,10 +84,24 @@ def trained(pipe: GuideGenPipeline, data: LatentData, without: str, config: FitC
     def loss_of(model: Any, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         return slice_loss(model, **data.batch(config.batch_size, generator), generator=generator, max_level=most)
 
-    label = f"without {without}" if without else "as it is"
-    for _ in tqdm(fit(model, ema, loss_of, config, run_dir), total=config.num_steps, desc=label, disable=None):
+    for _ in tqdm(fit(model, ema, loss_of, config, run_dir), total=config.num_steps, desc=named(without), disable=None):
         pass
     return ema.eval()
+
+
+def named(part: str) -> str:
+    """What a row of the table is called."""
+    return {"": "as it is", _DOWNWARDS: _DOWNWARDS}.get(part, f"without {part}")
+
+
+def upside_down(data: LatentData) -> LatentData:
+    """The same volumes with their heads where their feet are."""
+    return replace(data, latents=data.latents.flip(1), labels=data.labels.flip(3))
+
+
+def case_upside_down(case: TrainingCase) -> TrainingCase:
+    """The same of a case."""
+    return replace(case, ct_hu=np.flip(np.asarray(case.ct_hu), 2).copy(), label_map=np.flip(case.label_map, 2).copy())
 
 
 def summary(figures: dict[str, Any]) -> dict[str, Any]:
@@ -128,14 +145,18 @@ def main() -> None:
     config = FitConfig(args.steps, batch_size=24, learning_rate=8e-4, warmup_steps=50, ema_decay=0.99)
     shipped, level, figures = pipe.slice_generator, pipe.config.previous_level, {}
     for part in args.parts:
-        pipe.register_modules(slice_generator=shipped)
-        network = trained(pipe, data, part, config, args.work / (part.replace(" ", "-") or "whole"))
-        pipe.register_modules(slice_generator=network.to(shipped.dtype))
-        pipe.register_to_config(previous_level=0.0 if part == _NOISE else level)
-        with torch.inference_mode():
-            figures[f"without {part}" if part else "as it is"] = summary(
-                measure(pipe, cases, args.ct_steps, args.seed, told=True)
-            )
+        run_dir = args.work / (part.replace(" ", "-") or "whole")
+        held = run_dir / f"figures-{len(cases)}-{args.ct_steps}.json"
+        if not held.exists():
+            turned = part == _DOWNWARDS
+            pipe.register_modules(slice_generator=shipped)
+            network = trained(pipe, upside_down(data) if turned else data, part, config, run_dir)
+            pipe.register_modules(slice_generator=network.to(shipped.dtype))
+            pipe.register_to_config(previous_level=0.0 if part == _NOISE else level)
+            shown = [case_upside_down(c) for c in cases] if turned else cases
+            with torch.inference_mode():
+                held.write_text(json.dumps(summary(measure(pipe, shown, args.ct_steps, args.seed, told=True))))
+        figures[named(part)] = json.loads(held.read_text())
         print(json.dumps(figures), flush=True)
         save(
             "ablations",

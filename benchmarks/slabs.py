@@ -28,7 +28,7 @@ from benchmarks.ct_quality import Comparison, own_hu
 from benchmarks.record import save
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.models.hu_prior import HU_CHANNELS
-from guidegen_data.models.sampling_ct import decode_slices, sample_latents
+from guidegen_data.models.sampling_ct import decode_slices, sample_slices
 from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.pipeline import GuideGenPipeline
@@ -120,8 +120,8 @@ def draw(
         return model.encode_mask(label_slab(labels, s * slices, slices), hu)
 
     tokens = pipe.encode([case.findings.prompt()])
-    slabs = sample_latents(model, pipe.slice_scheduler, mask_of, start, blur, tokens, steps, delay=delay)
-    latents = slabs.unflatten(2, (slices, _CHANNELS)).flatten(1, 2)
+    slabs = sample_slices(model, pipe.slice_scheduler, mask_of, start, blur, tokens, steps, delay=delay)
+    latents = torch.stack(list(slabs), dim=1).unflatten(2, (slices, _CHANNELS)).flatten(1, 2)
     return decode_slices(pipe.autoencoder, latents, labels)[0].numpy(), hu[0].numpy()
 
 

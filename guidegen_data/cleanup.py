@@ -47,8 +47,8 @@ def clean_up(
 def nearest_kept(label_map: np.ndarray, gone: np.ndarray) -> np.ndarray:
     """The label map with every voxel of `gone` made the class of the nearest voxel that is not; both (X, Y, Z).
 
-    All that is nearer to a voxel than the nearest kept one is gone, so that one touches the voxel's own component: it is
-    looked for in the component's box, one voxel wider.
+    All that is nearer to a voxel than the nearest kept one is gone, so that one touches the voxel's own component: it
+    is looked for in the component's box, one voxel wider.
     """
     filled = label_map.copy()
     components, _ = ndimage.label(gone)

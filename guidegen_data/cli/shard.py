@@ -80,6 +80,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--ray", nargs="?", const="local", metavar="ADDRESS",
         help="generate with actors on the Ray cluster at ADDRESS, or on one started here; --workers of them",
     )  # fmt: skip
+    where.add_argument(
+        "--compile", action="store_true",
+        help="compile stage 2's network first: a minute or two at the start and a C++ compiler for fewer seconds a "
+        "case; pays from some hundred cases on, and gives other bytes than without",
+    )  # fmt: skip
     folder = parser.add_argument_group("folder")
     folder.add_argument(
         "--out", default="guidegen-shard", metavar="DIR|URL", help="or s3://..., gs://... (%(default)s)"
@@ -138,6 +143,7 @@ def _recipe(args: argparse.Namespace, generator: CaseGenerator, pool: Pool) -> R
         abstractor=args.abstractor,
         readings=[a.findings for a in abstractions] if args.abstractor else (),
         styles=args.styles,
+        compiled=args.compile,
     )
 
 

@@ -127,7 +127,7 @@ class MaskSampler(ModelMixin, ConfigMixin):
         return logits
 
     def _with_evidence(self, logits: Tensor, x_t: Tensor, abar_t: Tensor) -> Tensor:
-        """Logits plus log q(x_t | x_0 = k) up to a constant: log(1 + K abar / (1 - abar)) where k is the noisy label."""
+        """Logits plus log q(x_t | x_0 = k) up to a constant: log(1 + K abar / (1 - abar)) at the noisy label."""
         abar = abar_t.float().clamp(max=1 - 1e-6)
         gain = torch.log1p(self.num_classes * abar / (1 - abar))
         value = gain.view(-1, 1, 1, 1, 1).expand(-1, 1, *x_t.shape[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from guidegen_data.errors import ModelError
 
@@ -39,6 +39,13 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
     """The module on its device in its precision, weights laid out channels-last, ready for inference."""
     module = channels_last(nn.Module.to(module, device=device, dtype=dtype))
     return module.eval().requires_grad_(False)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; to a GPU from pinned memory, so that the copy waits for nothing that runs there."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def channels_last(module: nn.Module) -> nn.Module:

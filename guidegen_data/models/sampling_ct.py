@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.precision import to_device
 from guidegen_data.models.slice_generator import NO_PREVIOUS, SliceGenerator, corrupt_previous, mask_triples
 
 _DECODE_BATCH = 16
@@ -48,17 +49,28 @@ def sample_cts(
     f = autoencoder.downsampling
     shape = (depth, autoencoder.config.latent_channels, x // f, y // f)
     noise = [torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]) for _ in range(2)]
-    start, blur = correlated(noise[0], noise_correlation).to(label_maps.device), noise[1].to(label_maps.device)
+    start, blur = (to_device(n, label_maps.device) for n in (correlated(noise[0], noise_correlation), noise[1]))
 
     def mask_of(z: int) -> Tensor:
         return model.encode_mask(mask_triples(label_maps, z), class_hu)
 
-    latents = sample_latents(model, scheduler, mask_of, start, blur, tokens, num_steps, previous_level, delay, on_slice)
-    return decode_slices(autoencoder, latents, label_maps)
+    slices = sample_slices(model, scheduler, mask_of, start, blur, tokens, num_steps, previous_level, delay)
+    parts: list[Tensor] = []
+    group: list[Tensor] = []
+    for z, latents in enumerate(slices):
+        if on_slice is not None:
+            on_slice(z)
+        group.append(latents)
+        if len(group) == _DECODE_BATCH or z == depth - 1:
+            # Between the steps, not after the last one: a GPU decodes while the next kernels are being launched.
+            shown = label_maps[..., z + 1 - len(group) : z + 1]
+            parts.append(_decoded(autoencoder, torch.stack(group, dim=1), shown))
+            group = []
+    return torch.cat(parts, dim=3).contiguous()
 
 
 @torch.inference_mode()
-def sample_latents(
+def sample_slices(
     model: SliceGenerator,
     scheduler: Any,
     mask_of: Callable[[int], Tensor],
@@ -68,9 +80,8 @@ def sample_latents(
     num_steps: int,
     previous_level: float = 0.1,
     delay: int | None = None,
-    on_slice: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Latents (B, Z, C, x, y) that noise `start` of that shape becomes, as in `sample_cts`.
+) -> Iterator[Tensor]:
+    """Latent slices (B, C, x, y), one after the other, that noise `start` (B, Z, C, x, y) becomes, as in `sample_cts`.
 
     `mask_of(z)` gives the mask features (B, M, x, y) of slice z when its turn comes; `blur`, like `start`, is the noise
     through which each slice is seen by the next.
@@ -82,7 +93,6 @@ def sample_latents(
     delay = num_calls if delay is None else min(delay, num_calls)
     below: _Lane | None = None
     lanes: list[_Lane] = []
-    finished: list[Tensor] = []
     for tick in range((depth - 1) * delay + num_calls):
         z = tick // delay
         if tick % delay == 0 and z < depth:
@@ -90,11 +100,8 @@ def sample_latents(
             below = lanes[-1]
         _advance(model, lanes, text)
         while lanes and lanes[0].done:
-            if on_slice is not None:
-                on_slice(len(finished))
-            finished.append(lanes[0].x)
+            yield lanes[0].x
             lanes.pop(0).below = None
-    return torch.stack(finished, dim=1)
 
 
 def correlated(noise: Tensor, correlation: float) -> Tensor:
@@ -173,12 +180,18 @@ def _advance(model: SliceGenerator, lanes: list[_Lane], text: tuple[Tensor, Tens
         lane.take(v)
 
 
+@torch.inference_mode()
 def decode_slices(autoencoder: CTAutoencoder, latents: Tensor, label_maps: Tensor) -> Tensor:
     """(B, Z, C, x, y) -> (B, X, Y, Z) int16 HU, a fixed number of slices at a time so that memory stays flat."""
-    batch, depth = latents.shape[:2]
-    flat, labels = latents.flatten(0, 1), label_maps.permute(0, 3, 1, 2).flatten(0, 1)
-    parts = [
-        autoencoder.decode(flat[i : i + _DECODE_BATCH], labels[i : i + _DECODE_BATCH])[:, 0].round().to(torch.int16)
-        for i in range(0, len(flat), _DECODE_BATCH)
-    ]
-    return torch.cat(parts).unflatten(0, (batch, depth)).permute(0, 2, 3, 1).contiguous()
+    pairs = zip(latents.split(_DECODE_BATCH, dim=1), label_maps.split(_DECODE_BATCH, dim=3), strict=True)
+    return torch.cat([_decoded(autoencoder, *pair) for pair in pairs], dim=3).contiguous()
+
+
+def _decoded(autoencoder: CTAutoencoder, latents: Tensor, label_maps: Tensor) -> Tensor:
+    """The same of a few slices, case by case: what is decoded together must not depend on the batch."""
+    return torch.stack(
+        [
+            autoencoder.decode(own, labels.permute(2, 0, 1))[:, 0].round().to(torch.int16).permute(1, 2, 0)
+            for own, labels in zip(latents, label_maps, strict=True)
+        ]
+    )

@@ -71,6 +71,8 @@ def prepare(recipe: Recipe, load: Load, num_threads: int) -> tuple[CaseGenerator
     if generator.fingerprint != recipe.model_sha256:
         raise ShardError("the model changed while the run went on; put the first one back and run the command again.")
     set_torch_threads(generator, num_threads)
+    if recipe.compiled:
+        generator.compile()  # type: ignore[attr-defined]
     return generator, ReportSource(recipe, generator.anatomy)
 
 

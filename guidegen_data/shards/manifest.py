@@ -49,7 +49,8 @@ class Recipe:
     turns); without them findings are drawn by `sampling` and worded by `templates`. `readings` are what a chat model,
     `abstractor`, read in the reports, as JSON: it reads where the run starts, so that no worker needs it. Without an
     abstractor the rules read. Of `styles` consecutive cases all show one label map. `block_size` consecutive cases are
-    always generated as one batch, because arithmetic in a batch of another size may round differently.
+    always generated as one batch, because arithmetic in a batch of another size may round differently; so may that of
+    networks that were `compiled`.
     """
 
     model_sha256: str
@@ -69,6 +70,7 @@ class Recipe:
     abstractor: str = ""
     readings: tuple[str, ...] = ()
     styles: int = 1
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if not self.package_version:

@@ -129,14 +129,17 @@ def make_recipe(
     abstractor: str = "",
     readings: Sequence[Findings] = (),
     styles: int = 1,
+    compiled: bool = False,
 ) -> Recipe:
     """The recipe of cases by this generator. `device` is the kind; `templates` default to those of the anatomy.
 
     `readings` are what the chat model `abstractor` read in the reports. ShardError for several `styles` of a generator
-    that has no label maps to give them.
+    that has no label maps to give them, and for networks that shall be `compiled` of one that has none.
     """
     if styles > 1 and not isinstance(generator, TwoStageGenerator):
         raise ShardError("several styles of a label map need a model of two stages; leave styles at 1.")
+    if compiled and not hasattr(generator, "compile"):
+        raise ShardError("this model has no networks to compile; leave --compile out.")
     templates = "" if reports else templates or generator.anatomy.name
     return Recipe(
         model_sha256=generator.fingerprint,
@@ -154,6 +157,7 @@ def make_recipe(
         abstractor=abstractor,
         readings=tuple(to_json(findings.to_dict()) for findings in readings),
         styles=styles,
+        compiled=compiled,
     )
 
 
