@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from guidegen_data.cli.numbers import positive
+
 HELP = """\
 Draw a PNG sheet: axial, coronal and sagittal slices with organ contours, the report underneath.
 
@@ -17,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `guidegen preview`."""
     parser.add_argument("folder", metavar="DIR|URL", help="folder of guidegen-shard")
     parser.add_argument("--out", type=Path, metavar="PNG", help="default: preview.png in the folder")
-    parser.add_argument("--num", type=int, default=4, help="number of cases, evenly picked (default 4)")
+    parser.add_argument("--num", type=positive, default=4, help="number of cases, evenly picked (default 4)")
     parser.add_argument(
         "--window", choices=["soft", "lung", "bone"], default="soft", help="HU window of the CT (default soft)"
     )

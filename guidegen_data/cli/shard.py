@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guidegen_data.cli.numbers import finite, not_negative, positive
 from guidegen_data.errors import ShardError
 
 if TYPE_CHECKING:
@@ -37,14 +40,16 @@ examples:
 """
 # From so many cases on a run tells what it will take before it starts; the measurement costs the time of about two.
 _WORTH_MEASURING = 100
+# Where no bar is shown a line is written so often.
+_LOG_EVERY_S = 60.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `guidegen-shard`."""
     parser.epilog = _EXAMPLES
     what = parser.add_argument_group("what to generate")
-    what.add_argument("--n", type=_positive, required=True, help="number of cases")
-    what.add_argument("--seed", type=_not_negative, default=0, help="another seed gives other cases (default 0)")
+    what.add_argument("--n", type=positive, required=True, help="number of cases")
+    what.add_argument("--seed", type=not_negative, default=0, help="another seed gives other cases (default 0)")
     what.add_argument(
         "--report", action="append", default=[], metavar="TEXT",
         help="report to draw; repeat it for several, case i takes them in turns (default: sampled findings)",
@@ -61,15 +66,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="draw findings as often as they are met, or every lesion site and size equally (default prevalence)",
     )  # fmt: skip
     what.add_argument(
-        "--styles", type=_positive, default=1, metavar="M",
+        "--styles", type=positive, default=1, metavar="M",
         help="of M cases in a row all show one label map, each in a look of its own: contrast phase (of sampled "
         "findings), noise and grain of the image (default 1)",
     )  # fmt: skip
     how = parser.add_argument_group("model")
     how.add_argument("--model", default="torso", metavar="NAME|PATH", help="installed model or folder (default torso)")
-    how.add_argument("--steps-mask", type=_positive, metavar="S", help="denoising steps of the mask (default: model's)")
-    how.add_argument("--steps-ct", type=_positive, metavar="S", help="denoising steps a slice (default: model's)")
-    how.add_argument("--guidance", type=float, metavar="G", help="1 follows the text as trained, more insists on it")
+    how.add_argument("--steps-mask", type=positive, metavar="S", help="denoising steps of the mask (default: model's)")
+    how.add_argument("--steps-ct", type=positive, metavar="S", help="denoising steps a slice (default: model's)")
+    how.add_argument("--guidance", type=finite, metavar="G", help="1 follows the text as trained, more insists on it")
     where = parser.add_argument_group("machine")
     where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default auto)")
     where.add_argument(
@@ -89,7 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     folder.add_argument(
         "--out", default="guidegen-shard", metavar="DIR|URL", help="or s3://..., gs://... (%(default)s)"
     )
-    folder.add_argument("--shard-size", type=_positive, default=64, metavar="N", help="cases a shard (default 64)")
+    folder.add_argument("--shard-size", type=positive, default=64, metavar="N", help="cases a shard (default 64)")
     folder.add_argument("--no-qc", action="store_true", help="keep cases that fail a quality check, with their verdict")
     folder.add_argument("--overwrite", action="store_true", help="replace shards of another configuration in DIR")
     folder.add_argument("--dry-run", action="store_true", help="print plan, time, disk and memory; generate nothing")
@@ -107,6 +112,9 @@ def run(args: argparse.Namespace) -> int:
         raise ShardError("--templates and --sampling are for sampled findings, --report gives the words; use one way.")
     if args.abstractor and not args.report:
         raise ShardError("--abstractor reads the texts of --report, and there is none; give a --report or leave it.")
+    for text in args.report:
+        if len(text) < 256 and Path(text).is_file():
+            raise ShardError(f'--report takes the words of a report, and {text} is a file; give "$(cat {text})".')
     folder = folder_at(args.out)
     with ExitStack() as stack:
         pool = stack.enter_context(open_pool(args.device, args.workers, args.ray))
@@ -114,14 +122,18 @@ def run(args: argparse.Namespace) -> int:
         generator = load(pool.own_device)
         recipe = _recipe(args, generator, pool)
         config = RunConfig(recipe, args.n, args.model, args.shard_size)
-        check_folder(folder, config, args.overwrite)
         if args.dry_run:
             _print_plan(folder, config, generator.anatomy)
+            try:
+                check_folder(folder, config, args.overwrite)
+            except ShardError as error:
+                print(f"the run would be refused: {error}")
             print(*_forecast(generator, recipe, config.n, pool), sep="\n")
             return 0
+        check_folder(folder, config, args.overwrite)
         estimate.check_disk(folder, config, generator.anatomy)
         _generate(args, folder, config, generator, load, pool)
-    print(f"{args.out}: {config.n} cases in {config.num_shards} shards")
+    print(f"{args.out}: {_many(config.n, 'case')} in {_many(config.num_shards, 'shard')}")
     return 0
 
 
@@ -176,11 +188,15 @@ def _generate(
     begun = next(steps)
     if (num_left := config.n - begun.num_done) >= _WORTH_MEASURING:
         print(*_forecast(generator, config.recipe, num_left, pool), sep="\n", file=sys.stderr)
-    silent = not sys.stderr.isatty()
+    silent, last = not sys.stderr.isatty(), time.monotonic()
     with tqdm(total=config.n, initial=begun.num_done, unit="case", disable=silent) as bar:
         for progress in steps:
-            bar.set_postfix_str(f"rejects {progress.num_rejects} ({progress.reject_share:.0%})", refresh=False)
+            rejects = f"rejects {progress.num_rejects} ({progress.reject_share:.0%})"
+            bar.set_postfix_str(rejects, refresh=False)
             bar.update(progress.num_done - bar.n)
+            if silent and time.monotonic() - last > _LOG_EVERY_S:
+                last = time.monotonic()
+                print(f"{progress.num_done} of {config.n} cases, {rejects}", file=sys.stderr, flush=True)
 
 
 def _read_reports(args: argparse.Namespace, anatomy: Anatomy, pool: Pool) -> list[Abstraction]:
@@ -223,6 +239,7 @@ def _forecast(generator: CaseGenerator, recipe: Recipe, num_cases: int, pool: Po
 
     if pool.kind == "cuda" and pool.own_device == "cpu":
         return [f"{pool}: their GPUs are elsewhere, so time and memory are not measured; see the bar after some blocks"]
+    print("measuring how long a case takes here ...", file=sys.stderr, flush=True)
     found = measure(generator, recipe)
     seconds = found.seconds_a_case * num_cases / pool.speedup
     lines = [
@@ -236,17 +253,9 @@ def _forecast(generator: CaseGenerator, recipe: Recipe, num_cases: int, pool: Po
     return lines
 
 
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _workers(text: str) -> int | str:
-    return text if text == "auto" else _positive(text)
-
-
-def _not_negative(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
-    return value
+    return text if text == "auto" else positive(text)

@@ -23,7 +23,7 @@ from guidegen_data.reports.findings import Findings
 from guidegen_data.shards.manifest import CT, LABEL, MEMBERS, META, REPORT, ShardEntry, know_anatomy, read_index
 from guidegen_data.shards.storage import Folder, folder_at
 
-_MEND = "copy it again, or delete it and run the same guidegen-shard command, which makes it anew"
+_MEND = "copy it again, or have `guidegen verify DIR --repair` make it anew"
 #: Folders whose label table this process has read.
 TABLES_KNOWN: set[str] = set()
 Extents = Mapping[str, Mapping[str, tuple[int, int]]]

@@ -1,0 +1,81 @@
+"""What a clumsy user types: numbers that are none, a file for a report, more cases than the folder was begun with."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ellipsoids import load_ellipsoids
+
+from guidegen_data.cli.main import main, shard
+from guidegen_data.shards import generators
+
+
+@pytest.fixture(autouse=True)
+def _cheap_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(generators, "load_generator", load_ellipsoids)
+    monkeypatch.setattr(generators, "device_kind", lambda device: "cpu")
+    monkeypatch.setattr("guidegen_data.cli.memory.keep_freed_memory", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["shard", "--n", "two"], "--n: must be a whole number, got 'two'"),
+        (["shard", "--n", "0"], "--n: must be 1 or more, got 0"),
+        (["shard", "--n", "1", "--seed", "-1"], "--seed: must be 0 or more, got -1"),
+        (["shard", "--n", "1", "--guidance", "nan"], "--guidance: must be a number, got 'nan'"),
+        (["shard", "--n", "1", "--guidance", "much"], "--guidance: must be a number, got 'much'"),
+        (["preview", "nowhere", "--num", "0"], "--num: must be 1 or more, got 0"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_by_their_option(words: list[str], told: str, capsys) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+def test_the_name_of_a_file_is_no_report(capsys) -> None:
+    Path("report.txt").write_text("CT abdomen. 30 mm mass in the right lobe of the liver.")
+    assert shard(["--n", "1", "--report", "report.txt"]) == 1
+    assert '--report takes the words of a report, and report.txt is a file; give "$(cat report.txt)".' in (
+        capsys.readouterr().err
+    )
+    assert not Path("guidegen-shard").exists()
+
+
+def test_a_dry_run_tells_of_a_folder_that_holds_something_else_and_goes_on(capsys) -> None:
+    assert shard(["--n", "1"]) == 0
+    kept = sorted(Path("guidegen-shard").iterdir())
+    capsys.readouterr()
+    assert shard(["--n", "5", "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert "the run would be refused: guidegen-shard holds shards of another configuration (n 1, not 5)" in out
+    assert "for 5 cases" in out
+    assert err == "measuring how long a case takes here ...\n"
+    assert sorted(Path("guidegen-shard").iterdir()) == kept
+    assert shard(["--n", "5"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "9"}, None)]
+)
+def test_threads_that_wait_leave_their_core_unless_the_user_wants_it_otherwise(given: dict, policy: str | None) -> None:
+    """Set before torch is loaded: afterwards it would be too late."""
+    told = (
+        "import os, sys; from guidegen_data.cli.main import main; assert 'torch' not in sys.modules\n"
+        "main(['verify', 'nowhere']); print(os.environ.get('OMP_WAIT_POLICY'))"
+    )
+    plain = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", told], env=plain | given, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{policy}\n"
+
+
+def test_where_there_is_no_bar_a_line_is_written_now_and_then(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guidegen_data.cli.shard._LOG_EVERY_S", 0.0)
+    assert shard(["--n", "8", "--no-qc"]) == 0
+    assert "4 of 8 cases, rejects 0 (0%)\n" in capsys.readouterr().err
