@@ -461,3 +461,17 @@ def test_the_command_refuses_a_missing_file_and_bytes_that_are_no_text(tmp_path)
     for name in (str(tmp_path / "none.txt"), str(tmp_path), str(binary)):
         with pytest.raises(ReportError):
             abstract.run(parser.parse_args([name]))
+
+
+def test_sentences_of_which_nothing_is_taken_are_listed_as_ignored() -> None:
+    text = (
+        "CT abdomen and pelvis with contrast. 64-year-old man. He is obese. 24 mm mass in the sigmoid colon. "
+        "Mild ascites. The liver is normal. Horseshoe kidney. No pleural effusion."
+    )
+    ignored = abstract_report(text).ignored
+    assert [line.split(":")[0] for line in ignored] == [
+        "'mild ascites.'",
+        "'horseshoe kidney.'",
+        "'no pleural effusion.'",
+    ]
+    assert all(line.endswith("nothing in it is in the vocabulary") for line in ignored)

@@ -104,6 +104,7 @@ class _Reading:
             clause.section = "findings"
         if clause.section == "comparison":
             return
+        before = self.notes.taken
         self.patient.read(clause)
         self.habitus.read(clause)
         self.scan.read(clause)
@@ -111,7 +112,8 @@ class _Reading:
         self._label = label if label is not None else self._label
         pronoun = clause.kind(0) == "pronoun"
         context = self._recent if pronoun else self._label
-        for status in status_mentions(clause, context):
+        statuses = status_mentions(clause, context)
+        for status in statuses:
             self.statuses.add(status)
         bare = any(item.kind == "place" and item.value.bare and not item.value.group for item in clause.items)
         mentions, dropped = lesion_mentions(clause, self._recent if bare and not self._label else context, self.lexicon)
@@ -123,6 +125,8 @@ class _Reading:
         if not (mentions or dropped):
             told = self._read_list_entry(clause, places) or (pronoun and self._read_place(clause, places))
             self._read_measures(clause, False, pronoun, bool(places) and not told)
+            if not (told or statuses) and self.notes.taken == before:
+                self.notes.dropped(clause.text, "nothing in it is in the vocabulary")
         else:
             self._read_measures(clause, True, pronoun, bool(places))
         self._listing = clause.text.endswith(";") and (self._listing or _opens_list(clause))

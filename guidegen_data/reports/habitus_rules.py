@@ -39,6 +39,7 @@ class HabitusClaims:
                 self._claim("slim" if bmi < low else "large" if bmi >= high else "average", match.group(), set())
 
     def _claim(self, value: str, words: str, flags: set[str]) -> None:
+        self.notes.heard()
         if flags & {"negated", "uncertain"}:
             self.notes.dropped(words, "the patient's build is denied or uncertain here")
         elif not self.habitus:

@@ -76,6 +76,8 @@ class PatientClaims:
         elif found and found[0] != self.age_decade:
             self.notes.dropped(found[1], "another age was stated before")
         for item in clause.items:
+            if item.kind in ("sex", "pronoun_sex"):
+                self.notes.heard()
             if item.kind == "sex":
                 self._sexes.setdefault(item.value, item.text)
             elif item.kind == "pronoun_sex":
@@ -83,6 +85,7 @@ class PatientClaims:
         for match in _POSSESSIVE.finditer(clause.text):
             self._pronouns.setdefault("female" if match.group() == "her" else "male", match.group())
         for match in _SEX_LETTER.finditer(clause.text):
+            self.notes.heard()
             self._sexes.setdefault("female" if match.group(1) == "f" else "male", match.group())
 
     def sex(self) -> str:

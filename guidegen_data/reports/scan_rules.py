@@ -70,9 +70,11 @@ class ScanClaims:
         priority = _PRIORITY[clause.section]
         parts, words = scan_parts(clause)
         if parts:
+            self.notes.heard()
             self._parts.append((priority, parts, words))
         for i, item in enumerate(clause.items):
             if item.kind == "phase" and "uncertain" not in clause.flags[i] and not self._is_loose(clause, i):
+                self.notes.heard()
                 self._phases.append((priority, item.value, item.text))
 
     def _is_loose(self, clause: Clause, i: int) -> bool:
