@@ -62,17 +62,17 @@ def test_a_dry_run_tells_of_a_folder_that_holds_something_else_and_goes_on(capsy
 
 
 @pytest.mark.parametrize(
-    ("given", "policy"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "9"}, None)]
+    ("given", "count"), [({}, "10000"), ({"OMP_WAIT_POLICY": "active"}, "None"), ({"GOMP_SPINCOUNT": "9"}, "9")]
 )
-def test_threads_that_wait_leave_their_core_unless_the_user_wants_it_otherwise(given: dict, policy: str | None) -> None:
+def test_threads_that_wait_leave_their_core_unless_the_user_wants_it_otherwise(given: dict, count: str) -> None:
     """Set before torch is loaded: afterwards it would be too late."""
     told = (
         "import os, sys; from guidegen_data.cli.main import main; assert 'torch' not in sys.modules\n"
-        "main(['verify', 'nowhere']); print(os.environ.get('OMP_WAIT_POLICY'))"
+        "main(['verify', 'nowhere']); print(os.environ.get('GOMP_SPINCOUNT'))"
     )
     plain = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", told], env=plain | given, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{policy}\n"
+    assert done.stdout == f"{count}\n"
 
 
 def test_where_there_is_no_bar_a_line_is_written_now_and_then(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

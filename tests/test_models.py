@@ -313,9 +313,25 @@ def test_a_prompt_that_is_too_long_is_refused() -> None:
         TextEncoder()(["tumour " * 200])
 
 
-def test_an_unknown_language_encoder_is_refused_by_name() -> None:
-    with pytest.raises(ModelError, match="no language encoder 'no/such'"):
-        TextEncoder("no/such")
+def test_tokens_do_not_depend_on_the_number_of_threads() -> None:
+    prompt = ["CT abdomen and pelvis. portal venous. liver enlarged. tumour 30 mm in right lobe of liver."]
+    encoder, before, tokens = TextEncoder(), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            tokens.append(encoder(prompt))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(tokens[0], tokens[1])
+    assert torch.equal(tokens[0], tokens[2])
+
+
+def test_an_unknown_language_encoder_is_refused_by_name(tmp_path) -> None:
+    # A folder, not a hub id: asking the hub takes most of a minute where there is no network.
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(ModelError, match=f"no language encoder '{nowhere}'"):
+        TextEncoder(str(nowhere))
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.6])

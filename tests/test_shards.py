@@ -465,7 +465,7 @@ def damage(path: Path, what: str) -> None:
 def test_a_damaged_shard_is_named_in_a_sentence(config: RunConfig, tmp_path, generator, what: str) -> None:
     fill(tmp_path, replace(config, n=3), generator)
     damage(tmp_path / "shard-000000.tar", what)
-    with pytest.raises(ShardError, match=r"shard-000000\.tar.*run the same guidegen-shard command"):
+    with pytest.raises(ShardError, match=r"shard-000000\.tar.*guidegen verify DIR --repair"):
         list(ShardReader(tmp_path))
 
 

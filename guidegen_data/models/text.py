@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,11 +45,23 @@ class TextEncoder:
             raise ModelError(f"a prompt has more than {self.max_tokens} tokens; state fewer findings.")
         # One prompt at a time: a token then never depends on which other prompts share its batch.
         rows = []
-        for i in range(len(prompts)):
-            one = {k: v[i : i + 1] for k, v in batch.items()}
-            hidden = self.model(**one).last_hidden_state
-            rows.append(hidden * one["attention_mask"].unsqueeze(-1))
+        with _one_thread():
+            for i in range(len(prompts)):
+                one = {k: v[i : i + 1] for k, v in batch.items()}
+                hidden = self.model(**one).last_hidden_state
+                rows.append(hidden * one["attention_mask"].unsqueeze(-1))
         return torch.cat(rows).float()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch: sums in float32 are rounded otherwise with another number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=4)
