@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,8 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         """
         if self.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
             raise ModelError("compiling needs a C++ compiler, and none is found; install g++ or leave --compile out.")
+        # Of cached functions in diffusers that ask for versions: what they say never changes.
+        warnings.filterwarnings("ignore", message=r"(?s).*lru_cache", category=UserWarning)
         self.slice_generator.compile(dynamic=False)
         return self
 
