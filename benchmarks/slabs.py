@@ -29,7 +29,7 @@ from benchmarks.record import save
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.models.hu_prior import HU_CHANNELS
 from guidegen_data.models.sampling_ct import decode_slices, sample_slices
-from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
+from guidegen_data.models.slice_generator import SliceGenerator, label_slab, slice_loss
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.augment import TrainingCase
@@ -48,12 +48,6 @@ def slab_generator(slices: int, num_classes: int) -> SliceGenerator:
     planes = (slices + 2) * (num_classes + HU_CHANNELS)
     model.mask_encoder[0] = nn.Conv2d(planes, first.out_channels, 3, stride=2, padding=1)
     return model
-
-
-def label_slab(label_maps: Tensor, z: int, slices: int) -> Tensor:
-    """Label slices z - 1 .. z + slices (edges repeated) of volumes (B, X, Y, Z): (B, slices + 2, X, Y)."""
-    near = torch.arange(z - 1, z + slices + 1).clamp(0, label_maps.shape[3] - 1)
-    return label_maps[..., near].permute(0, 3, 1, 2)
 
 
 def slab_batch(data: LatentData, slices: int, generator: torch.Generator) -> dict[str, Tensor]:

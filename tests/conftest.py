@@ -19,13 +19,23 @@ if (
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SHIM), os.environ.get("PYTHONPATH", ""))))
 
 import pytest  # noqa: E402
-from ellipsoids import EllipsoidGenerator  # noqa: E402
+from ellipsoids import EllipsoidGenerator, load_ellipsoids  # noqa: E402
 
 from guidegen_data.case import Case  # noqa: E402
 from guidegen_data.reports.findings import Findings, Lesion  # noqa: E402
+from guidegen_data.shards import generators  # noqa: E402
 from guidegen_data.shards.manifest import RunConfig  # noqa: E402
 from guidegen_data.shards.plan import make_recipe  # noqa: E402
 from guidegen_data.shards.workers import make_shards  # noqa: E402
+
+
+@pytest.fixture
+def cheap_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The commands generate ellipsoids, in an empty folder."""
+    monkeypatch.setattr(generators, "load_generator", load_ellipsoids)
+    monkeypatch.setattr(generators, "device_kind", lambda device: "cpu")
+    monkeypatch.setattr("guidegen_data.cli.memory.keep_freed_memory", lambda: None)
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")

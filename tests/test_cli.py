@@ -10,22 +10,15 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from ellipsoids import EllipsoidGenerator, load_ellipsoids
+from ellipsoids import EllipsoidGenerator
 from PIL import Image
 from test_shards import contents, damage
 
 from guidegen_data.cli.main import COMMANDS, main, shard
-from guidegen_data.shards import generators, storage
+from guidegen_data.shards import storage
 
+pytestmark = pytest.mark.usefixtures("cheap_model")
 REPORT = "CT abdomen and pelvis with contrast. 24 mm mass in the sigmoid colon. Status post cholecystectomy."
-
-
-@pytest.fixture(autouse=True)
-def _cheap_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(generators, "load_generator", load_ellipsoids)
-    monkeypatch.setattr(generators, "device_kind", lambda device: "cpu")
-    monkeypatch.setattr("guidegen_data.cli.memory.keep_freed_memory", lambda: None)
-    monkeypatch.chdir(tmp_path)
 
 
 def test_guidegen_shard_fills_the_default_folder(capsys, tmp_path: Path) -> None:

@@ -6,18 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from ellipsoids import load_ellipsoids
 
 from guidegen_data.cli.main import main, shard
-from guidegen_data.shards import generators
 
-
-@pytest.fixture(autouse=True)
-def _cheap_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(generators, "load_generator", load_ellipsoids)
-    monkeypatch.setattr(generators, "device_kind", lambda device: "cpu")
-    monkeypatch.setattr("guidegen_data.cli.memory.keep_freed_memory", lambda: None)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("cheap_model")
 
 
 @pytest.mark.parametrize(
@@ -46,6 +38,12 @@ def test_the_name_of_a_file_is_no_report(capsys) -> None:
         capsys.readouterr().err
     )
     assert not Path("guidegen-shard").exists()
+
+
+def test_a_report_too_long_for_a_file_name_is_a_report(capsys) -> None:
+    words = "CT abdomen. 30 mm mass in the right lobe of the liver. " + "\N{GREEK SMALL LETTER ALPHA}" * 190
+    assert len(words) < 256 < len(words.encode())
+    assert shard(["--n", "1", "--report", words]) == 0
 
 
 def test_a_dry_run_tells_of_a_folder_that_holds_something_else_and_goes_on(capsys) -> None:

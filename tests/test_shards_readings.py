@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ellipsoids import EllipsoidGenerator, load_ellipsoids
+from ellipsoids import EllipsoidGenerator
 from test_abstraction_llm import TOKENIZER, tiny_model
 from test_shards import contents
 
@@ -15,7 +15,6 @@ from guidegen_data.errors import ShardError
 from guidegen_data.models.language_model import load_abstractor
 from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings
-from guidegen_data.shards import generators
 from guidegen_data.shards.blocks import generate_block
 from guidegen_data.shards.folder import ShardFolder
 from guidegen_data.shards.manifest import read_config
@@ -24,6 +23,7 @@ from guidegen_data.shards.storage import folder_at
 from guidegen_data.shards.verify import problems
 from guidegen_data.shards.writer import encode_case
 
+pytestmark = pytest.mark.usefixtures("cheap_model")
 REPORT = "CT abdomen with contrast. 24 mm hypodense mass in the left hepatic lobe."
 
 
@@ -33,14 +33,6 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     tiny_model(3).save_pretrained(path)
     TOKENIZER.save_pretrained(path)
     return str(path)
-
-
-@pytest.fixture(autouse=True)
-def _cheap_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(generators, "load_generator", load_ellipsoids)
-    monkeypatch.setattr(generators, "device_kind", lambda device: "cpu")
-    monkeypatch.setattr("guidegen_data.cli.memory.keep_freed_memory", lambda: None)
-    monkeypatch.chdir(tmp_path)
 
 
 def command(chat_model: str, *more: str) -> list[str]:

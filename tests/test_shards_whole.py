@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ellipsoids import EllipsoidGenerator, load_ellipsoids
+from ellipsoids import EllipsoidGenerator
 from PIL import Image
 from test_shards import contents
 
@@ -34,14 +34,6 @@ from guidegen_data.shards.storage import LocalFolder
 from guidegen_data.shards.verify import problems
 from guidegen_data.shards.workers import fill_folder, make_shards
 from guidegen_data.shards.writer import encode_case
-
-
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(generators, "load_generator", load_ellipsoids)
-    monkeypatch.setattr(generators, "device_kind", lambda device: "cpu")
-    monkeypatch.setattr("guidegen_data.cli.memory.keep_freed_memory", lambda: None)
-    monkeypatch.chdir(tmp_path)
 
 
 def flip(path: Path, mark: bytes, offset: int) -> None:
@@ -111,7 +103,7 @@ def test_repair_refuses_another_model_or_program_before_it_removes_anything(pair
         next(repair(LocalFolder(folder), found, lambda: generator))
 
 
-def test_the_repair_command_tells_what_it_kept(cheap, capsys) -> None:
+def test_the_repair_command_tells_what_it_kept(cheap_model, capsys) -> None:
     assert shard(["--n", "8", "--out", "a"]) == 0
     before = contents(Path("a"))
     flip(Path("a/shard-000000.tar"), b"s000000005.report.txt", 600)
@@ -262,7 +254,7 @@ def test_durations_are_told_as_people_do(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_dry_run_and_a_long_run_tell_time_and_memory(cheap, capsys, monkeypatch) -> None:
+def test_a_dry_run_and_a_long_run_tell_time_and_memory(cheap_model, capsys, monkeypatch) -> None:
     monkeypatch.setattr(estimate, "measure", lambda generator, recipe: Estimate(9.0, 1.5))
     assert shard(["--n", "4000", "--dry-run"]) == 0
     out = capsys.readouterr().out
@@ -275,13 +267,13 @@ def test_a_dry_run_and_a_long_run_tell_time_and_memory(cheap, capsys, monkeypatc
     assert capsys.readouterr().err == ""  # nothing is left to do
 
 
-def test_more_memory_than_there_is_is_told(cheap, capsys, monkeypatch) -> None:
+def test_more_memory_than_there_is_is_told(cheap_model, capsys, monkeypatch) -> None:
     monkeypatch.setattr(estimate, "measure", lambda generator, recipe: Estimate(9.0, 1e6))
     assert shard(["--n", "8", "--workers", "2", "--dry-run"]) == 0
     assert "fewer --workers" in capsys.readouterr().out
 
 
-def test_coverage_sampling_is_another_configuration_and_puts_a_lesion_into_every_case(cheap, capsys) -> None:
+def test_coverage_sampling_is_another_configuration_and_puts_a_lesion_into_every_case(cheap_model, capsys) -> None:
     assert shard(["--n", "4", "--no-qc", "--sampling", "coverage", "--out", "a"]) == 0
     lines = [json.loads(line) for line in Path("a/manifest.jsonl").read_text().splitlines()]
     assert all(len(line["findings"]["lesions"]) == 1 for line in lines)
@@ -308,7 +300,7 @@ def test_auto_gives_every_gpu_a_worker(monkeypatch, device, kind, workers, gpus,
     assert worker_devices(device, kind, workers) == expected
 
 
-def test_auto_workers_on_the_command_line_write_the_same_bytes(cheap, monkeypatch) -> None:
+def test_auto_workers_on_the_command_line_write_the_same_bytes(cheap_model, monkeypatch) -> None:
     monkeypatch.setattr(generators, "num_cores", lambda: 4)
     assert shard(["--n", "8", "--out", "a"]) == 0
     assert shard(["--n", "8", "--out", "b", "--workers", "auto"]) == 0

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from benchmarks.slabs import label_slab, seams, slab_batch, slab_generator
-from guidegen_data.models.slice_generator import mask_triples, slice_loss
+from benchmarks.slabs import seams, slab_batch, slab_generator
+from guidegen_data.models.slice_generator import label_slab, mask_triples, slice_loss
 from guidegen_data.training.latents import LatentData
 
 NUM_CLASSES = 5

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = folder_at(args.folder)
     reader = ShardReader(folder)
-    num = max(0, min(args.num, len(reader)))
+    num = min(args.num, len(reader))
     sheet = preview_sheet([reader[i * len(reader) // num] for i in range(num)], args.window)
     buffer = BytesIO()
     sheet.save(buffer, "PNG")

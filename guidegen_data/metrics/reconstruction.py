@@ -20,14 +20,14 @@ def reconstruct(
     """
     pad = [*((0, -n % 16) for n in ct_hu.shape[:2]), (0, 0)]
     padded = np.pad(ct_hu, pad, constant_values=-1024)
-    slices = torch.from_numpy(padded.astype(np.float32)).permute(2, 0, 1).unsqueeze(1)
+    slices = torch.from_numpy(padded.astype(np.float32)).permute(2, 0, 1).unsqueeze(1).split(batch_size)
     device = next(autoencoder.parameters()).device
     labels: list[torch.Tensor | None] = [None] * len(slices)
     if label_map is not None:
         labels = list(torch.from_numpy(np.pad(label_map, pad)).permute(2, 0, 1).to(device).split(batch_size))
     parts = [
         autoencoder.decode(autoencoder.encode(part.to(device)), seen).cpu()
-        for part, seen in zip(slices.split(batch_size), labels, strict=False)
+        for part, seen in zip(slices, labels, strict=True)
     ]
     out = torch.cat(parts)[:, 0].permute(1, 2, 0).numpy()
     return out[: ct_hu.shape[0], : ct_hu.shape[1]]

@@ -113,8 +113,13 @@ class SliceGenerator(ModelMixin, ConfigMixin):
 
 def mask_triples(label_maps: Tensor, z: int) -> Tensor:
     """Label slices z - 1, z, z + 1 (edges repeated) of volumes (B, X, Y, Z) -> (B, 3, X, Y)."""
+    return label_slab(label_maps, z, 1)
+
+
+def label_slab(label_maps: Tensor, z: int, slices: int) -> Tensor:
+    """Label slices z - 1 .. z + slices (edges repeated) of volumes (B, X, Y, Z) -> (B, slices + 2, X, Y)."""
     last = label_maps.shape[3] - 1
-    return torch.stack([label_maps[..., min(max(k, 0), last)] for k in (z - 1, z, z + 1)], dim=1)
+    return torch.stack([label_maps[..., min(max(k, 0), last)] for k in range(z - 1, z + slices + 1)], dim=1)
 
 
 def slice_loss(
