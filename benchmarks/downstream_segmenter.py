@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from guidegen_data.cli.memory import keep_freed_memory
+
 PLANS = "nnUNetPlansSmall"
 CONFIGURATION = "3d_fullres"
 
@@ -164,6 +166,7 @@ def main() -> None:
     """Trains, predicts, and writes OUT/training.json."""
     from nnunetv2.paths import nnUNet_preprocessed
 
+    keep_freed_memory()
     job = json.loads(Path(sys.argv[1]).read_text())
     out, seed = Path(job["out"]), job["seed"]
     # nnU-Net draws patches and augments with the global generators.

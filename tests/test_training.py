@@ -191,6 +191,31 @@ def test_fine_tuning_starts_from_the_weights_of_a_model(prepared, tmp_path, caps
         torch.testing.assert_close(kept[name], given[name].float(), atol=1e-6, rtol=1e-5)
 
 
+def test_fine_tuning_goes_on_from_a_run_of_the_same_stage(prepared, whole, tmp_path, capsys) -> None:
+    still = ["--init", str(whole / "masks"), "--num-steps", "1", "--learning-rate", "1e-12"]
+    assert main(command("masks", prepared, tmp_path, *still)) == 0
+    assert "100.0% of the weights taken from" in capsys.readouterr().err
+    best, started = weights(whole / "masks" / "best"), weights(tmp_path / "masks" / "model")
+    assert best.keys() == started.keys()
+    for name, value in best.items():
+        torch.testing.assert_close(started[name], value, atol=1e-6, rtol=1e-5)
+    assert main(command("autoencoder", prepared, tmp_path, *still)) == 1
+    assert "a run that trained a MaskSampler, not a CTAutoencoder" in capsys.readouterr().err
+
+
+def test_an_odd_batch_does_not_choose_the_weights() -> None:
+    """The loss of one batch in eight is a hundred times that of the others, and it alone gets a little worse."""
+
+    def loss_of(model: nn.Module, index: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"total": torch.tensor(100 + 20 * model.steps if index == 5 else 1 - 0.5 * model.steps)}
+
+    validate = stages._validation(loss_of, FitConfig(num_steps=1, bf16=False), torch.device("cpu"))
+    early, late = nn.Identity(), nn.Identity()
+    early.steps, late.steps = 0.0, 1.0
+    assert validate(early)["total"] == pytest.approx(100 ** (1 / 8))
+    assert validate(late)["total"] < 0.6 * validate(early)["total"]
+
+
 def test_a_sampler_for_another_table_keeps_all_but_its_own_ends(tmp_path, capsys) -> None:
     from guidegen_data.models.mask_sampler import MaskSampler
     from guidegen_data.training.initial import Initial, initial_network, start_from

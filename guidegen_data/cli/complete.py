@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.sources.summary import write_summary
     from guidegen_data.training import completion
     from guidegen_data.training.segmenter import organs_named, trained_segmenter
-    from guidegen_data.training.stages import best_or_last
+    from guidegen_data.training.run_state import best_or_last
 
     keep_freed_memory()
     if args.threads:
@@ -90,7 +90,8 @@ def _trained(args: argparse.Namespace, anatomy, class_ids: list[int]) -> Path:
     from tqdm import tqdm
 
     from guidegen_data.training.segmenter import segmenter_recipe, train_segmenter
-    from guidegen_data.training.stages import Setting, best_or_last
+    from guidegen_data.training.run_state import best_or_last
+    from guidegen_data.training.stages import Setting
 
     recipe, every = segmenter_recipe(args.num_steps), max(1, args.num_steps // 6)
     recipe = replace(recipe, fit=replace(recipe.fit, validate_every=every))

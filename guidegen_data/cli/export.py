@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _weights(run: Path, checkpoint: str) -> Path:
-    from guidegen_data.training.stages import best_or_last
+    from guidegen_data.training.run_state import best_or_last
 
     return best_or_last(run) if checkpoint == "best" else run / "model"
 

@@ -34,7 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--recipe", default="small", help="tiny, small, base or paper (default small)")
     parser.add_argument("--recipes", action="store_true", help="print what each recipe costs for this stage, and stop")
-    parser.add_argument("--init", metavar="MODEL", help="start from the weights of a model, e.g. torso (fine-tuning)")
+    parser.add_argument(
+        "--init",
+        metavar="MODEL",
+        help="start from the weights of a model, e.g. torso, or of another run of this stage (fine-tuning)",
+    )
     parser.add_argument("--num-steps", type=int, help="train for so many steps instead of the recipe's")
     parser.add_argument("--batch-size", type=int, help="examples a batch instead of the recipe's")
     parser.add_argument("--accumulate", type=int, help="batches a step instead of the recipe's")

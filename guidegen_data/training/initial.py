@@ -1,4 +1,4 @@
-"""Fine-tuning: a network that starts from the weights of a trained model, as far as the shapes agree."""
+"""Fine-tuning: a network that starts from the weights of a model or a run, as far as the shapes agree."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import enum
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from guidegen_data.errors import ModelError
-from guidegen_data.pipeline import model_folder
+from guidegen_data.models.folder import model_folder
+from guidegen_data.training.run_state import best_or_last
 
 
 class Initial(enum.Enum):
@@ -23,24 +25,39 @@ class Initial(enum.Enum):
     SLICES = "slice_generator"
 
 
+_CLASSES = {Initial.AUTOENCODER: "CTAutoencoder", Initial.MASKS: "MaskSampler", Initial.SLICES: "SliceGenerator"}
+
 #: What belongs to the vocabulary of a model, not to its size.
 _OF_THE_TABLE = {"num_classes", "fields", "lesion_class"}
 
 
 def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of the network: those of the model it starts from, else the recipe's. ModelError for a missing model.
+    """Sizes of the network: those of the model or run it starts from, else the recipe's. ModelError where there is none.
 
     What the model does not name, because it was made before there was such a size, is the recipe's.
     """
     if model is None:
         return dict(recipe)
-    folder = model_folder(model)
+    folder = _part_folder(model, part)
     try:
-        config = json.loads((folder / part.value / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ModelError(f"model {model!r} has no readable {part.value}/config.json; copy its folder again.") from error
+    if (held := config.get("_class_name", _CLASSES[part])) != _CLASSES[part]:
+        raise ModelError(f"{model!r} is a run that trained a {held}, not a {_CLASSES[part]}; give a run of this stage.")
     kept = {k: v for k, v in config.items() if not k.startswith("_") and k not in _OF_THE_TABLE}
     return {**recipe, **{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}}
+
+
+def _part_folder(model: str, part: Initial) -> Path:
+    """Where a part's weights lie: in the folder of a run that trained it, or in that of a whole model."""
+    try:
+        return model_folder(model) / part.value
+    except ModelError:
+        of_run = best_or_last(Path(model))
+        if not (of_run / "config.json").exists():
+            raise
+        return of_run
 
 
 def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
@@ -53,11 +70,11 @@ def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
         return
     from safetensors.torch import load_file
 
-    path = model_folder(model) / part.value / "diffusion_pytorch_model.safetensors"
+    path = _part_folder(model, part) / "diffusion_pytorch_model.safetensors"
     try:
         held = load_file(path)
     except Exception as error:  # safetensors raises many kinds for a damaged file
-        raise ModelError(f"{path.parent.name} of model {model!r} cannot be read; copy its folder again.") from error
+        raise ModelError(f"{part.value} of model {model!r} cannot be read; copy its folder again.") from error
     own = network.state_dict()
     widened = getattr(network, "widened", lambda name, value: None)
     grown = {name: wide for name, value in held.items() if (wide := widened(name, value)) is not None}

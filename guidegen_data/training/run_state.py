@@ -90,3 +90,8 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def best_or_last(run: Path) -> Path:
+    """The folder of a run's weights: the best validated ones where it was validated, else the last."""
+    return run / "best" if (run / "best" / "config.json").exists() else run / "model"

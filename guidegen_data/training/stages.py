@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import geometric_mean
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +32,12 @@ from guidegen_data.training.latents import LatentData, load_latent_data
 from guidegen_data.training.masks import MaskData, fit_layouts, load_mask_data, write_volume_ratio
 from guidegen_data.training.parallel import Parallel, join
 from guidegen_data.training.recipes import StageRecipe
+from guidegen_data.training.run_state import best_or_last
 from guidegen_data.training.sheets import autoencoder_sheet, mask_sheet, slice_sheet
 
 #: Batches that a validation takes, and the seed of all its random numbers.
 _VALIDATION_BATCHES, SHEET_SEED = 8, 20_240_311
+_LEAST_LOSS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -217,25 +220,23 @@ def fit_stage(
 def _validation(
     loss_of: Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]], config: FitConfig, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """The mean losses of the same few batches each time: what differs between two validations is the network."""
+    """Geometric means of the losses of the same few batches each time: what differs is the network.
+
+    So a batch with an odd contour, whose loss is ten times that of the others, weighs no more than they do.
+    """
 
     @torch.no_grad()
     def validate(model: nn.Module) -> dict[str, float]:
         model.eval()
-        sums: dict[str, float] = {}
+        held: dict[str, list[float]] = {}
         for index in range(_VALIDATION_BATCHES):
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type in ("cpu", "cuda")):
                 losses = loss_of(model, index, step_generator(SHEET_SEED, index))
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / _VALIDATION_BATCHES
-        return sums
+                held.setdefault(name, []).append(max(float(value), _LEAST_LOSS))
+        return {name: geometric_mean(values) for name, values in held.items()}
 
     return validate
-
-
-def best_or_last(run: Path) -> Path:
-    """The folder of a run's weights: the best validated ones where it was validated, else the last."""
-    return run / "best" if (run / "best" / "config.json").exists() else run / "model"
 
 
 def load_part(kind: type, folder: Path):
