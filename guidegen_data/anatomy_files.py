@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
-from guidegen_data.anatomy import ANATOMIES, Anatomy, FindingOrgan, LesionFrame, OrganClass, anatomy_named
+from guidegen_data.anatomy import ANATOMIES, TORSO, Anatomy, FindingOrgan, LesionFrame, OrganClass, anatomy_named
 from guidegen_data.errors import AnatomyError, GuideGenError
 
 #: Beside a model's networks.
 FILE_NAME = "anatomy.yaml"
 _HU, _VOLUME_ML = (-1024.0, 3071.0), (0.0, 1e9)
-_COLOURS = ((157, 108, 162), (185, 102, 83), (221, 130, 101), (216, 132, 105), (249, 180, 111), (111, 184, 210))
+_COLOURS = tuple(c.colour for c in TORSO.classes[1:])
 
 
 def read_anatomy(path: Path) -> Anatomy:
@@ -132,7 +132,7 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
 def _class(entry: dict[str, Any]) -> OrganClass:
     number = int(entry["id"])
     defaults: dict[str, Any] = {
-        "sources": (), "hu": _HU, "volume_ml": _VOLUME_ML, "colour": _COLOURS[number % len(_COLOURS)],
+        "sources": (), "hu": _HU, "volume_ml": _VOLUME_ML, "colour": _COLOURS[(number - 1) % len(_COLOURS)],
     }  # fmt: skip
     return OrganClass(**(defaults | {k: _tupled(v) for k, v in entry.items()}))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ellipsoids import EllipsoidGenerator
 
+from guidegen_data.anatomy import HEAD_NECK, TORSO, Anatomy
 from guidegen_data.case import Case
 from guidegen_data.errors import CaseError
 from guidegen_data.preview import WINDOWS, cut, point_of_interest, preview_sheet, window_grey
@@ -48,6 +49,15 @@ def test_a_window_maps_its_range_to_black_and_white(window: str) -> None:
     centre, width = WINDOWS[window]
     hu = np.array([[-3000, centre - width // 2, centre, centre + width // 2, 1900]])
     assert window_grey(hu, window).tolist() == [[0, 0, 127, 255, 255]]
+
+
+@pytest.mark.parametrize("anatomy", [TORSO, HEAD_NECK], ids=lambda a: a.name)
+def test_no_two_classes_have_colours_that_look_alike(anatomy: Anatomy) -> None:
+    colours = np.array([c.colour for c in anatomy.classes], float)
+    apart = np.linalg.norm(colours[:, None] - colours[None], axis=2)
+    apart[np.diag_indices(len(colours))] = np.inf
+    one, other = np.unravel_index(apart.argmin(), apart.shape)
+    assert apart.min() > 60, (anatomy.classes[one].name, anatomy.classes[other].name)
 
 
 def test_classes_that_are_present_appear_in_their_colours_and_others_do_not(case: Case) -> None:
