@@ -79,7 +79,7 @@ def _case_means(table: np.ndarray) -> np.ndarray:
     return mean_where_there(mean_where_there(table, 0), 1)
 
 
-def _against_real(arm: Runs, real: Runs, cases: Sequence[str]) -> dict[str, Any]:
+def _against(arm: Runs, real: Runs, cases: Sequence[str]) -> dict[str, Any]:
     pairs = [(a, r) for a in arm for r in real if a["seed"] == r["seed"]]
     ours, theirs = [a for a, _ in pairs], [r for _, r in pairs]
     compared: dict[str, Any] = {"seeds": [a["seed"] for a in ours]}
@@ -115,7 +115,8 @@ def _rounded(value: Any, digits: int = 4) -> float | None:
 def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
     """k -> arm -> levels and, beside `real`, the difference with interval, Wilcoxon p and Holm-adjusted p.
 
-    Also how many test cases have a contour of each organ. Runs of one setting and one set of test cases.
+    Of our arms the difference to `synthseg` too: same label maps, random texture; its p is for this one comparison. Also
+    how many test cases have a contour of each organ. Runs of one setting and one set of test cases.
     """
     cases = sorted(runs[0]["cases"])
     contoured = {organ: sum(organ in runs[0]["cases"][c] for c in cases) for organ in ORGANS}
@@ -123,10 +124,12 @@ def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
     for k in sorted({run["k"] for run in runs}):
         held = {a: sorted((r for r in runs if (r["k"], r["arm"]) == (k, a)), key=lambda r: r["seed"]) for a in arms}
         rows = {arm: _levels(done, cases) for arm, done in held.items() if done}
-        real_seeds = {r["seed"] for r in held.get("real", [])}
+        real_seeds, textured = ({r["seed"] for r in held.get(name, [])} for name in ("real", "synthseg"))
         for arm, done in held.items():
             if arm != "real" and real_seeds & {r["seed"] for r in done}:
-                rows[arm]["against_real"] = _against_real(done, held["real"], cases)
+                rows[arm]["against_real"] = _against(done, held["real"], cases)
+            if arm.startswith("guidegen") and textured & {r["seed"] for r in done}:
+                rows[arm]["against_synthseg"] = _against(done, held["synthseg"], cases)
         p_values = {arm: row["against_real"]["p_wilcoxon"] for arm, row in rows.items() if "against_real" in row}
         for arm, p in holm(p_values).items():
             rows[arm]["against_real"]["p_holm"] = p

@@ -38,7 +38,19 @@ def markdown(figures: dict[str, Any]) -> str:
         names = " | ".join(organ.replace("_", " ") for organ in ORGANS)
         lines += ["", f"| k | Dice gained by | {names} |", "|---|---|" + "---|" * len(ORGANS)]
         lines += [_organs(k, arm, row["against_real"]) for k, arm, row in compared]
+    textured = [(k, arm, row["against_synthseg"]) for k, arm, row in compared if "against_synthseg" in row]
+    if textured:
+        head = "| k | Dice gained over SynthSeg's random texture on the same label maps (95 %) | seeds | p |"
+        lines += ["", head, "|---|---|---|---|"]
+        lines += [_textured(*row) for row in textured]
     return "\n".join(lines)
+
+
+def _textured(k: str, arm: str, compared: dict[str, Any]) -> str:
+    gain, seeds = compared["dice"], _seeds(compared["seeds"])
+    low, high = gain["interval_95"]
+    told = f"{_ARMS[arm].removeprefix('+ ')}: {gain['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"| {k} | {told} | {seeds} | {compared['p_wilcoxon']:.2g} |"
 
 
 def _level(k: str, arm: str, row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import downstream, downstream_train, record
+from benchmarks import downstream, downstream_table, downstream_train, record
 from benchmarks.downstream import Benchmark, Training, schedule_of, trainings
 from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_cases, complete_reports, facts
 from benchmarks.downstream_generators import refuse_leak, refuse_shipped
@@ -149,6 +149,17 @@ def test_the_summary_compares_equal_seeds_and_counts_a_case_once() -> None:
     assert compared["p_holm"] == pytest.approx(compared["p_wilcoxon"])
     assert rows["real"]["seeds"] == [0, 1]
     assert "against_real" not in rows["synthseg"]
+
+
+def test_our_arms_are_compared_with_random_texture_on_the_seeds_that_both_have() -> None:
+    runs = [run("real", 0, 0.0), run("synthseg", 0, 0.1), run("guidegen-0.5", 0, 0.3), run("guidegen-0.5", 1, 0.9)]
+    held = summary(runs, list(ARMS))
+    rows = held["k"]["5"]
+    assert rows["guidegen-0.5"]["against_synthseg"]["seeds"] == [0]
+    assert rows["guidegen-0.5"]["against_synthseg"]["dice"]["difference"] == pytest.approx(0.2, abs=1e-4)
+    assert "against_synthseg" not in rows["real"] | rows["synthseg"]
+    told = downstream_table.markdown({"setting": "donor", "num_iterations": 9, "num_missing": 0, "summary": held})
+    assert "| 5 | GuideGen, half of the patches: +0.200 (+0.200 to +0.200) | 1 (seed 0) |" in told
 
 
 def test_an_organ_that_was_not_found_is_told_and_its_distance_compared_in_no_pair() -> None:

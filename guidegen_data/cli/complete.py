@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.sources.processes import usable_cores
     from guidegen_data.sources.summary import write_summary
     from guidegen_data.training import completion
-    from guidegen_data.training.segmenter import organs_named, trained_segmenter
     from guidegen_data.training.run_state import best_or_last
+    from guidegen_data.training.segmenter import organs_named, trained_segmenter
 
     keep_freed_memory()
     if args.threads:
@@ -89,8 +89,8 @@ def _trained(args: argparse.Namespace, anatomy, class_ids: list[int]) -> Path:
 
     from tqdm import tqdm
 
-    from guidegen_data.training.segmenter import segmenter_recipe, train_segmenter
     from guidegen_data.training.run_state import best_or_last
+    from guidegen_data.training.segmenter import segmenter_recipe, train_segmenter
     from guidegen_data.training.stages import Setting
 
     recipe, every = segmenter_recipe(args.num_steps), max(1, args.num_steps // 6)

@@ -32,7 +32,7 @@ _OF_THE_TABLE = {"num_classes", "fields", "lesion_class"}
 
 
 def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of the network: those of the model or run it starts from, else the recipe's. ModelError where there is none.
+    """Sizes of the network: those of the model or run it starts from, else the recipe's; ModelError for a missing one.
 
     What the model does not name, because it was made before there was such a size, is the recipe's.
     """
