@@ -115,8 +115,8 @@ def _rounded(value: Any, digits: int = 4) -> float | None:
 def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
     """k -> arm -> levels and, beside `real`, the difference with interval, Wilcoxon p and Holm-adjusted p.
 
-    Of our arms the difference to `synthseg` too: same label maps, random texture; its p is for this one comparison. Also
-    how many test cases have a contour of each organ. Runs of one setting and one set of test cases.
+    Of our arms the difference to `synthseg` too: same label maps, random texture; its p is for this one comparison.
+    Also how many test cases have a contour of each organ. Runs of one setting and one set of test cases.
     """
     cases = sorted(runs[0]["cases"])
     contoured = {organ: sum(organ in runs[0]["cases"][c] for c in cases) for organ in ORGANS}
