@@ -140,7 +140,8 @@ def main() -> None:
     pipe.register_to_config(hold_hu=False, delay_ct=args.ct_steps)
     args.work.mkdir(parents=True, exist_ok=True)
     cache = args.work / "latents.pt"
-    data = load_latent_data(training_folder(args.train), pipe.anatomy, pipe.autoencoder, TextEncoder(), cache, True)
+    how = (pipe.anatomy, pipe.autoencoder, TextEncoder(), cache, True)
+    data = load_latent_data(training_folder(args.train), *how, tissue=pipe.tissue_network)
     cases = [c for c in map(load_case, case_paths(args.prepared)) if c.ct_hu is not None][: args.num]
     config = FitConfig(args.steps, batch_size=24, learning_rate=8e-4, warmup_steps=50, ema_decay=0.99)
     shipped, level, figures = pipe.slice_generator, pipe.config.previous_level, {}

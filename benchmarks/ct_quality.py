@@ -129,7 +129,7 @@ def measure(
         hu = pipe.organ_hu([case.findings.phase], generators, own_hu(case, pipe) if told else None)
         made = pipe.sample_cts(labels, tokens, generators, steps, organ_hu=hu, findings=[case.findings])[0].numpy()
         seconds += time.process_time() - began
-        asked = None if hu is None else hu[0].numpy()
+        asked = None if hu is None else hu[0, : pipe.anatomy.num_classes].numpy()
         for each in (comparison, by_phase.setdefault(case.findings.phase, Comparison())):
             each.add(case, made, asked, pipe)
     names = [c.name for c in pipe.anatomy.classes[1:]]

@@ -104,8 +104,9 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A CT (X, Y, Z) in HU for the case's label map, and the HU (K,) that were told."""
     labels, generator = torch.from_numpy(case.label_map)[None], torch.Generator().manual_seed(seed)
-    hu = pipe.organ_hu([case.findings.phase], [generator], own_hu(case, pipe))
-    assert hu is not None
+    told = pipe.organ_hu([case.findings.phase], [generator], own_hu(case, pipe))
+    assert told is not None
+    hu = told[:, : pipe.anatomy.num_classes]
     x, y, depth = labels.shape[1:]
     shape = (1, depth // slices, slices * _CHANNELS, x // 4, y // 4)
     start, blur = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)

@@ -27,14 +27,20 @@ from guidegen_data.models.mask_sampler import MaskSampler
 from guidegen_data.models.precision import choose_device, compute_dtype, place, to_device
 from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.models.text import DEFAULT_ENCODER
+from guidegen_data.models.tissue import TISSUES, TissueNetwork
 from guidegen_data.pipeline_stages import StageSampling
 from guidegen_data.reports.findings import Findings
 
-_PARTS = ("mask_sampler", "autoencoder", "slice_generator")
+_PARTS = ("mask_sampler", "tissue_network", "autoencoder", "slice_generator")
 
 
 class GuideGenPipeline(StageSampling, DiffusionPipeline):
-    """Both stages with their schedulers. `from_pretrained("torso")` loads the default model that comes installed."""
+    """Both stages with their schedulers. `from_pretrained("torso")` loads the default model that comes installed.
+
+    A model with a `tissue_network` draws fat, soft tissue and bone around the classes of a label map before its CT.
+    """
+
+    _optional_components = ["tissue_network"]  # noqa: RUF012 - diffusers reads it so
 
     def __init__(
         self,
@@ -43,6 +49,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         autoencoder: CTAutoencoder,
         slice_generator: SliceGenerator,
         slice_scheduler: Any,
+        tissue_network: TissueNetwork | None = None,
         anatomy_name: str = "torso",
         text_encoder: str = DEFAULT_ENCODER,
         num_steps_mask: int = 16,
@@ -66,6 +73,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             autoencoder=autoencoder,
             slice_generator=slice_generator,
             slice_scheduler=slice_scheduler,
+            tissue_network=tissue_network,
         )
         self.register_to_config(
             anatomy_name=anatomy_name,
@@ -108,8 +116,8 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
     def prepare(self, device: str = "auto") -> GuideGenPipeline:
         """Puts the networks on a device in the precision that suits it, ready for inference."""
         where = choose_device(device)
-        for name in _PARTS:
-            place(getattr(self, name), where, compute_dtype(where))
+        for part in filter(None, (getattr(self, name) for name in _PARTS)):
+            place(part, where, compute_dtype(where))
         return self
 
     def compile(self) -> GuideGenPipeline:
@@ -210,7 +218,8 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         ]
 
     def _by_name(self, class_hu: Tensor) -> dict[str, float]:
-        return {c.name: round(float(hu), 1) for c, hu in zip(self.anatomy.classes, class_hu, strict=True) if hu == hu}
+        names = [*(c.name for c in self.anatomy.classes), *TISSUES]  # fewer are told where there are no tissues
+        return {name: round(float(hu), 1) for name, hu in zip(names, class_hu, strict=False) if hu == hu}
 
     def label_maps(
         self,

@@ -36,6 +36,7 @@ class StageSampling:
     autoencoder: Any
     slice_generator: Any
     slice_scheduler: Any
+    tissue_network: Any
     _text: TextEncoder | None = None
 
     @property
@@ -127,6 +128,8 @@ class StageSampling:
     ) -> Tensor:
         """Stage 2: CTs (B, X, Y, Z) int16 HU of label maps (B, X, Y, Z) uint8, your own or stage 1's.
 
+        Around their classes a model with a `tissue_network` first draws the rest of the body.
+
         Each gets the noise of its style, and the HU of its organs as in `organ_hu` (B, K); both are drawn from its
         generator where none are given, the HU for a phase that is not told. With `hold_hu` in its configuration a model
         that is told HU also gives every organ exactly these, and takes away what makes it less even than organs are;
@@ -146,11 +149,12 @@ class StageSampling:
             self.config.delay_ct,
             class_hu=None if organ_hu is None else organ_hu.to(label_maps.device),
             noise_correlation=self.config.noise_correlation,
+            seen=None if self.tissue_network is None else self.tissue_network.fill(label_maps),
         )
         spacing, hu_range = self.anatomy.spacing_mm, self.anatomy.hu_range
         if organ_hu is not None and self.config.hold_hu:
             usual = self.slice_generator.hu_prior.inhomogeneity
-            pairs = zip(cts, label_maps, organ_hu, strict=True)
+            pairs = zip(cts, label_maps, organ_hu, strict=True)  # tissues, the last of the HU, are held to nothing
             cts = torch.stack([hold_organ_hu(ct, labels, hu, usual, spacing, hu_range) for ct, labels, hu in pairs])
         if findings is not None and self.config.hold_hu:
             cts = torch.stack([self._lesions_held(*c) for c in zip(cts, label_maps, findings, generators, strict=True)])
@@ -171,6 +175,7 @@ class StageSampling:
         self, phases: Sequence[str], generators: list[torch.Generator], asked: Mapping[str, float] | None = None
     ) -> Tensor | None:
         """Median HU (B, K) that the classes shall have in CTs of these phases ("": any), NaN for what is not told.
+        Those of tissues follow where the model has some.
 
         Drawn from each case's generator, but for those `asked` by name. None where the model is not told HU; ModelError
         when some are asked all the same, or of a class that it is not told.

@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `guidegen export`."""
     parser.description = "Joins the runs of `guidegen train masks` and `guidegen train slices` into a model folder."
     parser.add_argument("masks", type=Path, help="run folder of stage 1")
-    parser.add_argument("slices", type=Path, help="run folder of stage 2 (holds its autoencoder)")
+    parser.add_argument("slices", type=Path, help="run folder of stage 2 (holds its autoencoder and its tissues)")
     parser.add_argument("--decoder", type=Path, help="run folder of a decoder trained for these slices")
     parser.add_argument("out", type=Path, help="model folder to write: safetensors in half precision")
     parser.add_argument(
@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.models.autoencoder import CTAutoencoder
     from guidegen_data.models.mask_sampler import MaskSampler
     from guidegen_data.models.slice_generator import SliceGenerator
+    from guidegen_data.models.tissue import TissueNetwork
     from guidegen_data.pipeline import CategoricalScheduler, GuideGenPipeline
+    from guidegen_data.training.initial import Initial
     from guidegen_data.training.masks import read_volume_ratio
     from guidegen_data.training.provenance import model_card
     from guidegen_data.training.stages import load_part
@@ -59,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     held = args.masks / FILE_NAME
     anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
     masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
+    held = args.slices / Initial.TISSUE.value
+    tissue = load_part(TissueNetwork, held) if held.is_dir() else None
     decoder = _weights(args.decoder, args.checkpoint) if args.decoder else args.slices / "autoencoder"
     pipe = GuideGenPipeline(
         masks,
@@ -66,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         load_part(CTAutoencoder, decoder),
         load_part(SliceGenerator, _weights(args.slices, args.checkpoint)),
         FlowMatchEulerDiscreteScheduler(),
+        tissue_network=tissue,
         anatomy_name=anatomy.name,
         num_steps_mask=args.steps_mask,
         num_steps_ct=args.steps_ct,
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         size_strength=args.size_strength,
         volume_ratio=read_volume_ratio(args.masks),
     )
-    for part in (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator):
+    for part in filter(None, (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator, tissue)):
         torch.nn.Module.to(part, torch.float16)
     pipe.save_pretrained(args.out, safe_serialization=True)
     write_anatomy(anatomy, args.out / FILE_NAME)

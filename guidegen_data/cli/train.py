@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-HELP = "train one stage: autoencoder, masks, slices or decoder"
+HELP = "train one stage: autoencoder, masks, tissue, slices or decoder"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,17 +17,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Trains one stage from the folder that `guidegen prepare` made; the autoencoder also from a folder of CTs. "
         "A run is resumed exactly by the same command; losses go to RUN/log.jsonl, validation figures to "
         "RUN/validation.jsonl, sample sheets to RUN/sheets, the averaged weights to RUN/model and the best validated "
-        "ones to RUN/best. The decoder comes last and is optional: it learns to draw borders from the label map and "
-        "leaves the latents as they are. Join the stages with `guidegen export`. Several GPUs or nodes: start it with "
-        "`accelerate launch -m guidegen_data.cli.main train ...`."
+        "ones to RUN/best. Tissue is optional: where no class of the label table is the body, it says where fat, soft "
+        "tissue and bone lie, for slices to be told (--tissue). The decoder comes last and is optional: it learns to "
+        "draw borders from the label map and leaves the latents as they are. Join the stages with `guidegen export`. "
+        "Several GPUs or nodes: start it with `accelerate launch -m guidegen_data.cli.main train ...`."
     )
-    parser.add_argument("stage", choices=["autoencoder", "masks", "slices", "decoder"])
+    parser.add_argument("stage", choices=["autoencoder", "masks", "tissue", "slices", "decoder"])
     parser.add_argument("data", type=Path, help="prepared folder; autoencoder: also a folder of NAME_ct volumes")
     parser.add_argument("run", type=Path, help="folder of this run")
     parser.add_argument(
         "--autoencoder",
         type=Path,
-        help="run folder of the trained autoencoder (needed by slices); decoder: of the slices it decodes",
+        help="slices: run folder of the trained autoencoder (default: that of the --init model); "
+        "decoder: of the slices it decodes",
+    )
+    parser.add_argument(
+        "--tissue",
+        type=Path,
+        help="slices: run folder of the tissues to be told (default: those of the --init model, if it has some)",
     )
     parser.add_argument(
         "--anatomy", help="label table: torso, head-neck or a YAML file (default: the prepared folder's)"
@@ -133,7 +140,7 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
     from guidegen_data.training import stages
     from guidegen_data.training.provenance import write_about
 
-    if args.stage == "slices" and args.autoencoder is None:
+    if args.stage == "slices" and args.autoencoder is None and not args.init:
         raise ModelError("training slices needs --autoencoder RUN, the run folder of a trained autoencoder.")
     if args.stage == "decoder" and args.autoencoder is None:
         raise ModelError("training a decoder needs --autoencoder RUN, the run folder of the slices it is for.")
@@ -143,12 +150,14 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         raise ModelError(f"--adversarial is for the decoder, not for {args.stage}; leave it.")
     if args.adversarial < 0:
         raise ModelError(f"--adversarial is a weight of at least 0, got {args.adversarial}.")
+    if args.tissue and args.stage != "slices":
+        raise ModelError(f"--tissue is for slices, not for {args.stage}; leave it.")
     if args.distil and (args.stage != "slices" or not args.init):
         raise ModelError("--distil is for slices, and needs --init MODEL, the model to learn from.")
     if args.distil < 0:
         raise ModelError(f"--distil is a number of steps, got {args.distil}.")
     if os.environ.get("RANK", "0") == "0":
-        write_about(args.run, args.recipe, args.init, args.data, args.autoencoder)
+        write_about(args.run, args.recipe, args.init, args.data, args.autoencoder, args.tissue)
     workers = args.workers or usable_cores()
     setting = stages.Setting(args.run, stage, anatomy, args.device, args.init, workers=workers)
     if args.stage == "autoencoder":
@@ -159,7 +168,11 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         from guidegen_data.training.decoder import train_decoder
 
         return train_decoder(args.data, setting, args.autoencoder, args.adversarial)
-    return stages.train_slices(args.data, setting, args.autoencoder, args.distil)
+    if args.stage == "tissue":
+        from guidegen_data.training.tissue import train_tissue
+
+        return train_tissue(args.data, setting)
+    return stages.train_slices(args.data, setting, args.autoencoder, args.distil, args.tissue)
 
 
 def _summary(run: Path, last) -> str:

@@ -35,6 +35,7 @@ def sample_cts(
     on_slice: Callable[[int], None] | None = None,
     class_hu: Tensor | None = None,
     noise_correlation: float = 0.0,
+    seen: Tensor | None = None,
 ) -> Tensor:
     """CTs (B, X, Y, Z) int16 HU for label maps (B, X, Y, Z) uint8; all volumes advance together.
 
@@ -52,7 +53,7 @@ def sample_cts(
     start, blur = (to_device(n, label_maps.device) for n in (correlated(noise[0], noise_correlation), noise[1]))
 
     def mask_of(z: int) -> Tensor:
-        return model.encode_mask(mask_triples(label_maps, z), class_hu)
+        return model.encode_mask(mask_triples(label_maps if seen is None else seen, z), class_hu)
 
     slices = sample_slices(model, scheduler, mask_of, start, blur, tokens, num_steps, previous_level, delay)
     parts: list[Tensor] = []

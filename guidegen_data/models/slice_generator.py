@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from guidegen_data.anatomy import PHASES
 from guidegen_data.models.hu_prior import HU_CHANNELS, HUPrior, hu_planes
+from guidegen_data.models.tissue import TISSUES
 from guidegen_data.models.unet3d import TextPool
 
 #: Level that marks "there is no previous slice"; its latents are then zero.
@@ -24,6 +25,7 @@ class SliceGenerator(ModelMixin, ConfigMixin):
     The mask enters as class fractions of the slice and its two neighbours, reduced by a small encoder once a slice; the
     previous slice's latents enter with noise of a known level, so that sampling errors look like training noise. With
     `organ_hu` it is also told the median HU of every class (see `models.hu_prior`), as the slices painted with them.
+    Tissues around the classes (`models.tissue`) are classes to it, the last ones of `num_classes`.
     """
 
     @register_to_config
@@ -67,11 +69,21 @@ class SliceGenerator(ModelMixin, ConfigMixin):
         self.hu_prior = HUPrior(num_classes, len(PHASES)) if organ_hu else None
 
     def widened(self, name: str, held: Tensor) -> Tensor | None:
-        """A weight of a generator that was told no HU, with zeros for what it lacks; None for any other weight."""
+        """A weight of a generator that was told no HU, or of no tissues around the classes, made one of this network:
+        zeros for HU, and for tissues what it did where no class lay. None for any other weight."""
         first = self.mask_encoder[0].weight
-        if name != "mask_encoder.0.weight" or self.hu_prior is None or held.shape[1] != 3 * self.num_classes:
+        if name != "mask_encoder.0.weight" or self.hu_prior is None or held.shape == first.shape:
             return None
-        return torch.cat([held.to(first), torch.zeros_like(first[:, held.shape[1] :])], dim=1)
+        told = 3 * HU_CHANNELS
+        for num_classes in (self.num_classes, self.num_classes - len(TISSUES)):
+            for num_told in (0, told):
+                if held.shape[1] == 3 * num_classes + num_told:
+                    classes = held[:, : 3 * num_classes].unflatten(1, (3, num_classes)).to(first)
+                    more = classes[:, :, :1].expand(-1, -1, self.num_classes - num_classes, -1, -1)
+                    of_hu = held[:, 3 * num_classes :].to(first)
+                    none = torch.zeros_like(first[:, : told - num_told])
+                    return torch.cat([torch.cat([classes, more], dim=2).flatten(1, 2), of_hu, none], dim=1)
+        return None
 
     def encode_mask(self, labels: Tensor, class_hu: Tensor | None = None) -> Tensor:
         """Features (B, M, X/4, Y/4) of a mask slice with its neighbours below and above. labels (B, 3, X, Y) int.

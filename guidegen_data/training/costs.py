@@ -12,6 +12,7 @@ from guidegen_data.anatomy import Anatomy
 from guidegen_data.models.autoencoder import CTAutoencoder, compand
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
 from guidegen_data.models.slice_generator import SliceGenerator
+from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.reports.fields import field_names
 from guidegen_data.training.recipes import RECIPES, Recipe, StageRecipe
 
@@ -83,6 +84,9 @@ def _network(stage: str, recipe: StageRecipe, anatomy: Anatomy):
         told = MaskCondition(tokens, torch.zeros(1, len(field_names(anatomy))), torch.zeros(1, *shape))
         noisy = torch.zeros(1, *shape, dtype=torch.int64)
         return sampler, lambda: sampler(noisy, torch.zeros(1), torch.full((1,), 0.5), told)
+    if stage == "tissue":
+        tissue = TissueNetwork(num_classes=anatomy.num_classes, **recipe.network)
+        return tissue, lambda: tissue(torch.zeros(1, *anatomy.shape, dtype=torch.uint8))
     generator = SliceGenerator(num_classes=anatomy.num_classes, **recipe.network)
     latents = torch.zeros(1, generator.config.latent_channels, x // 4, y // 4)
     zero, planes = torch.zeros(1), torch.zeros(1, generator.mask_encoder[0].in_channels, x, y)

@@ -23,9 +23,15 @@ class Initial(enum.Enum):
     AUTOENCODER = "autoencoder"
     MASKS = "mask_sampler"
     SLICES = "slice_generator"
+    TISSUE = "tissue_network"
 
 
-_CLASSES = {Initial.AUTOENCODER: "CTAutoencoder", Initial.MASKS: "MaskSampler", Initial.SLICES: "SliceGenerator"}
+_CLASSES = {
+    Initial.AUTOENCODER: "CTAutoencoder",
+    Initial.MASKS: "MaskSampler",
+    Initial.SLICES: "SliceGenerator",
+    Initial.TISSUE: "TissueNetwork",
+}
 
 #: What belongs to the vocabulary of a model, not to its size.
 _OF_THE_TABLE = {"num_classes", "fields", "lesion_class"}
@@ -38,7 +44,7 @@ def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any])
     """
     if model is None:
         return dict(recipe)
-    folder = _part_folder(model, part)
+    folder = part_folder(model, part)
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -49,15 +55,21 @@ def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any])
     return {**recipe, **{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}}
 
 
-def _part_folder(model: str, part: Initial) -> Path:
-    """Where a part's weights lie: in the folder of a run that trained it, or in that of a whole model."""
+def part_folder(model: str, part: Initial) -> Path:
+    """Where a part's weights lie: in a whole model, or in a run that trained that part or learned beside it."""
     try:
         return model_folder(model) / part.value
     except ModelError:
-        of_run = best_or_last(Path(model))
+        beside, of_run = Path(model) / part.value, best_or_last(Path(model))
         if not (of_run / "config.json").exists():
             raise
-        return of_run
+        # A run of slices holds the autoencoder and the tissues that it learned with.
+        with_it = part in (Initial.AUTOENCODER, Initial.TISSUE) and _class_of(of_run) == _CLASSES[Initial.SLICES]
+        return beside if with_it else of_run
+
+
+def _class_of(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text()).get("_class_name"))
 
 
 def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
@@ -70,7 +82,7 @@ def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
         return
     from safetensors.torch import load_file
 
-    path = _part_folder(model, part) / "diffusion_pytorch_model.safetensors"
+    path = part_folder(model, part) / "diffusion_pytorch_model.safetensors"
     try:
         held = load_file(path)
     except Exception as error:  # safetensors raises many kinds for a damaged file

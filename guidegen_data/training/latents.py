@@ -19,6 +19,7 @@ from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.hu_prior import median_hu
 from guidegen_data.models.inhomogeneity import inhomogeneity
 from guidegen_data.models.text import TextEncoder
+from guidegen_data.models.tissue import TISSUES, TissueNetwork
 from guidegen_data.reports.findings import SEXES, Findings
 from guidegen_data.sources.prepared import case_paths, load_case
 from guidegen_data.sources.processes import spread, worth_starting
@@ -29,9 +30,9 @@ _VERSIONS = 2
 
 @dataclass(frozen=True)
 class LatentData:
-    """N volumes: latents (N, Z, C, x, y) float16, label maps (N, X, Y, Z) uint8, tokens of V versions of each prompt
-    (N, V, L, D) float16, median HU of each class (N, K) float32, its inhomogeneity (N, K, 2) float32 in HU, and
-    contrast phases (N,), -1 where none is told."""
+    """N volumes: latents (N, Z, C, x, y) float16, label maps (N, X, Y, Z) uint8, with tissues where the slices are told
+    of them, tokens of V versions of each prompt (N, V, L, D) float16, median HU of each class (N, K) float32, its
+    inhomogeneity (N, K, 2) float32 in HU, and contrast phases (N,), -1 where none is told."""
 
     latents: Tensor
     labels: Tensor
@@ -91,8 +92,11 @@ def load_latent_data(
     cache: Path,
     measured: bool = False,
     workers: int = 1,
+    tissue: TissueNetwork | None = None,
 ) -> LatentData:
     """Encodes every prepared case that has a CT, once, read by so many processes; kept in `cache` for the next run.
+
+    With a `tissue` network its tissues are further classes of the label maps.
 
     The latent statistics are measured on some of the cases first, unless they were `measured` on others already.
     SourceError when no case has a CT.
@@ -111,7 +115,10 @@ def load_latent_data(
         cases = run(_CaseReader(anatomy, encoder), enumerate(paths))
         for row in tqdm(cases, total=len(paths), desc="encoding", unit="case", disable=None):
             if row is not None:
-                latents = encode_volume(autoencoder, torch.from_numpy(row.pop("ct_hu"))).half().cpu()
+                ct_hu = row.pop("ct_hu")
+                if tissue is not None:
+                    row |= _with_tissues(row, ct_hu, tissue)
+                latents = encode_volume(autoencoder, torch.from_numpy(ct_hu)).half().cpu()
                 rows.append({"latents": latents, **{name: torch.from_numpy(v) for name, v in row.items()}})
     if not rows:
         raise SourceError(f"{folder} holds no case with a CT; stage 2 cannot be trained from label maps alone.")
@@ -121,6 +128,18 @@ def load_latent_data(
     torch.save({**{name: getattr(data, name) for name in names}, **state}, part)
     os.replace(part, cache)
     return data
+
+
+def _with_tissues(row: dict[str, Any], ct_hu: np.ndarray, tissue: TissueNetwork) -> dict[str, np.ndarray]:
+    """Label map, HU and inhomogeneity of a row with the tissues as further classes; none is held to be even."""
+    device, num_classes = tissue.head.weight.device, tissue.config.num_classes
+    labels = tissue.fill(torch.from_numpy(row["labels"])[None].to(device))[0].cpu().numpy()
+    more = median_hu(ct_hu, labels, num_classes + len(TISSUES))[num_classes:]
+    return {
+        "labels": labels,
+        "class_hu": np.concatenate([row["class_hu"], more]),
+        "inhomogeneity": np.pad(row["inhomogeneity"], ((0, len(TISSUES)), (0, 0)), constant_values=np.nan),
+    }
 
 
 @dataclass(frozen=True)

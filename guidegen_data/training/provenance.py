@@ -36,12 +36,15 @@ def data_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def write_about(run: Path, recipe: str, initial: str | None, data: Path, autoencoder: Path | None = None) -> None:
-    """Notes in a run's folder what it is trained on, and how the autoencoder that stage 2 takes over went."""
+def write_about(
+    run: Path, recipe: str, initial: str | None, data: Path, autoencoder: Path | None = None, tissue: Path | None = None
+) -> None:
+    """Notes in a run's folder what it is trained on, and how the networks that stage 2 takes over were trained."""
     # The name alone: a card is copied to others, and where a folder lay is nobody's business.
     about = {"recipe": recipe, "started_from": initial and Path(initial).name, **data_facts(data)}
-    if autoencoder is not None:
-        about["autoencoder"] = run_facts(autoencoder)
+    for name, other in (("autoencoder", autoencoder), ("tissue", tissue)):
+        if other is not None:
+            about[name] = run_facts(other)
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / FILE_NAME, json.dumps(about, indent=1))
 
@@ -49,7 +52,7 @@ def write_about(run: Path, recipe: str, initial: str | None, data: Path, autoenc
 def run_facts(run: Path) -> dict[str, Any]:
     """Recipe and data of a run as far as it noted them, its steps, and its best validation."""
     about, config = _json(run / FILE_NAME), _json(run / "config.json")
-    facts = {k: v for k, v in about.items() if k != "autoencoder"}
+    facts = {k: v for k, v in about.items() if k not in ("autoencoder", "tissue")}
     if config:
         facts["examples_a_step"] = config.get("batch_size", 1) * config.get("accumulate", 1)
     if steps := read_lines(run / "log.jsonl"):
@@ -64,9 +67,11 @@ def model_card(
     name: str, anatomy: Anatomy, masks: Path, slices: Path, licence: str, decoder: Path | None = None
 ) -> str:
     """Markdown of the card of a model made of two runs, or three with a decoder. A function of their folders."""
+    beside = _json(slices / FILE_NAME)
     runs = {
-        "autoencoder": _json(slices / FILE_NAME).get("autoencoder", {}),
+        "autoencoder": beside.get("autoencoder", {}),
         "masks": run_facts(masks),
+        **({"tissue": beside["tissue"]} if "tissue" in beside else {}),
         "slices": run_facts(slices),
         **({} if decoder is None else {"decoder": run_facts(decoder)}),
     }

@@ -8,7 +8,7 @@ from typing import Any
 from guidegen_data.errors import ModelError
 from guidegen_data.training.fit import FitConfig
 
-STAGES = ("autoencoder", "masks", "slices", "decoder")
+STAGES = ("autoencoder", "masks", "tissue", "slices", "decoder")
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,18 @@ class StageRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The three stages of one model. The autoencoder's and the slice generator's latent channels must agree."""
+    """The stages of one model. The autoencoder's and the slice generator's latent channels must agree."""
 
     name: str
     about: str
     autoencoder: StageRecipe
     masks: StageRecipe
     slices: StageRecipe
+    tissue: StageRecipe
 
     def stage(self, name: str) -> StageRecipe:
-        """The decoder is a part of the autoencoder, and is fitted like it."""
-        stages = {"autoencoder": self.autoencoder, "masks": self.masks, "slices": self.slices}
-        return stages["autoencoder" if name == "decoder" else name]
+        """One of STAGES. The decoder is a part of the autoencoder, and is fitted like it."""
+        return getattr(self, "autoencoder" if name == "decoder" else name)
 
 
 def _tiny() -> Recipe:
@@ -53,6 +53,7 @@ def _tiny() -> Recipe:
             fit,
         ),
         StageRecipe({"latent_channels": 4, "channels": (16, 32, 32), "vector_size": 32, "organ_hu": True}, fit),
+        StageRecipe({"channels": (8, 8, 16), "num_res_units": 0}, fit),
     )
 
 
@@ -72,6 +73,10 @@ def _small() -> Recipe:
             {"latent_channels": 8, "channels": (48, 96, 128), "organ_hu": True},
             FitConfig(num_steps=5000, batch_size=24, learning_rate=1e-3, ema_decay=0.998, save_every=100),
         ),
+        StageRecipe(
+            {"channels": (16, 32, 64, 96, 96)},
+            FitConfig(num_steps=800, batch_size=1, learning_rate=2e-3, ema_decay=0.99, warmup_steps=30, save_every=50),
+        ),
     )
 
 
@@ -90,6 +95,10 @@ def _base() -> Recipe:
         StageRecipe(
             {"latent_channels": 8, "channels": (128, 192, 256), "vector_size": 256, "organ_hu": True},
             FitConfig(num_steps=100000, batch_size=64, learning_rate=4e-4, ema_decay=0.9995, save_every=1000),
+        ),
+        StageRecipe(
+            {"channels": (32, 64, 128, 192, 192)},
+            FitConfig(num_steps=20000, batch_size=4, learning_rate=1e-3, ema_decay=0.999, save_every=1000),
         ),
     )
 
@@ -112,6 +121,10 @@ def _paper() -> Recipe:
         StageRecipe(
             {"latent_channels": 8, "channels": (224, 448, 672), "vector_size": 512, "organ_hu": True},
             FitConfig(num_steps=400000, batch_size=64, learning_rate=1e-4, ema_decay=0.9999, save_every=2000),
+        ),
+        StageRecipe(
+            {"channels": (32, 64, 128, 256, 256)},
+            FitConfig(num_steps=50000, batch_size=4, learning_rate=5e-4, ema_decay=0.9995, save_every=2000),
         ),
     )
 

@@ -20,6 +20,8 @@ from guidegen_data.models.sampling import sample_masks
 _WINDOW_HU = (-160.0, 240.0)
 _MASK_STEPS, _SLICE_STEPS = 12, 8
 _SIDE = 192
+#: Of air, fat, soft tissue, bone, and of voxels that have a class.
+_TISSUE_COLOURS = np.array([(0, 0, 0), (235, 205, 120), (170, 80, 75), (245, 245, 235), (80, 84, 96)], np.uint8)
 
 
 @torch.no_grad()
@@ -48,6 +50,13 @@ def mask_sheet(
 def label_sheet(real: Iterable[Tensor], made: Iterable[Tensor], anatomy: Anatomy, path: Path) -> None:
     """Label maps (X, Y, Z) above those made for them, each in the coronal plane of most labels."""
     _save([[_colour(m, anatomy) for m in maps] for maps in (real, made)], path)
+
+
+def tissue_sheet(real: Tensor, made: Tensor, label_maps: Tensor, path: Path) -> None:
+    """Tissues (B, X, Y, Z) above those drawn around the same label maps, in the middle coronal plane."""
+    middle = real.shape[2] // 2
+    rows = [torch.where(label_maps.cpu() > 0, 4, t.cpu())[:, :, middle].numpy() for t in (real, made)]
+    _save([[_TISSUE_COLOURS[plane[::-1, ::-1].T] for plane in row] for row in rows], path)
 
 
 @torch.no_grad()

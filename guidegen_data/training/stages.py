@@ -21,13 +21,14 @@ from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler, mask_l
 from guidegen_data.models.precision import channels_last, contiguous
 from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
+from guidegen_data.models.tissue import TISSUES, TissueNetwork
 from guidegen_data.reports.fields import field_names
 from guidegen_data.sources.bases import find_bases
 from guidegen_data.sources.prepared import case_paths, load_cases, training_folder, validation_folder
 from guidegen_data.sources.volumes import Volume, read_ct, resample_ct, without_table
 from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import FitConfig, Step, fit, step_generator
-from guidegen_data.training.initial import Initial, initial_network, start_from
+from guidegen_data.training.initial import Initial, initial_network, part_folder, start_from
 from guidegen_data.training.latents import LatentData, load_latent_data
 from guidegen_data.training.masks import MaskData, fit_layouts, load_mask_data, write_volume_ratio
 from guidegen_data.training.parallel import Parallel, join
@@ -144,31 +145,50 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     yield from fit_stage(model, loss_on(data), setting, parallel, device, loss_on(apart) if apart else None, sheet)
 
 
-def train_slices(folder: Path, setting: Setting, autoencoder_run: Path, teacher_steps: int = 0) -> Iterator[Step]:
-    """Trains stage 2 on a prepared folder, in the latents of a trained autoencoder.
+def train_slices(
+    folder: Path,
+    setting: Setting,
+    autoencoder_run: Path | None = None,
+    teacher_steps: int = 0,
+    tissue_run: Path | None = None,
+) -> Iterator[Step]:
+    """Trains stage 2 on a prepared folder, in the latents of a trained autoencoder, by default that of the model to
+    start from.
 
     Writes the autoencoder with its measured latent statistics to `autoencoder` in the run folder. With `teacher_steps`
-    the model that the run starts from is its teacher: what that makes in so many steps is learned for fewer.
+    the model that the run starts from is its teacher: what that makes in so many steps is learned for fewer. The slices
+    are told of the tissues of `tissue_run`, else of those that the model they start from has; the network that draws
+    these is written to `tissue_network`.
     """
     parallel, device = join(setting.device)
     run_dir, fit_config = setting.run_dir, setting.recipe.fit
-    autoencoder = load_part(CTAutoencoder, best_or_last(autoencoder_run)).to(device)
+    autoencoder = load_part(CTAutoencoder, _autoencoder_folder(autoencoder_run, setting.initial)).to(device)
     run_dir.mkdir(parents=True, exist_ok=True)
     held = validation_folder(folder) if fit_config.validate_every else None
+    tissue = tissue_to_tell(tissue_run, setting.initial, setting.anatomy)
     with parallel.first():
         how = (setting.anatomy, autoencoder, TextEncoder())
+        tissue = tissue if tissue is None else tissue.to(device)
         # A network that has learned in latents of some mean and deviation goes on in those.
         settled = setting.initial is not None and bool(autoencoder.latent_mean.any())
         data = load_latent_data(
-            training_folder(folder), *how, run_dir / "latents.pt", measured=settled, workers=setting.workers
+            training_folder(folder),
+            *how,
+            run_dir / "latents.pt",
+            measured=settled,
+            workers=setting.workers,
+            tissue=tissue,
         )
         apart = None if held is None else load_latent_data(
-            held, *how, run_dir / "latents-validation.pt", measured=True, workers=setting.workers
+            held, *how, run_dir / "latents-validation.pt", measured=True, workers=setting.workers, tissue=tissue
         )  # fmt: skip
     if parallel.is_main:
         autoencoder.save_pretrained(run_dir / "autoencoder")
+        if tissue is not None:
+            tissue.save_pretrained(run_dir / Initial.TISSUE.value)
     network = initial_network(setting.initial, Initial.SLICES, setting.recipe.network)
-    model = SliceGenerator(num_classes=setting.anatomy.num_classes, **network)
+    num_tissues = 0 if tissue is None else len(TISSUES)
+    model = SliceGenerator(num_classes=setting.anatomy.num_classes + num_tissues, **network)
 
     def loss_on(data: LatentData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -237,6 +257,31 @@ def _validation(
         return {name: geometric_mean(values) for name, values in held.items()}
 
     return validate
+
+
+def _autoencoder_folder(run: Path | None, initial: str | None) -> Path:
+    if run is not None:
+        return best_or_last(run)
+    if initial is None:
+        raise ModelError("slices are trained in the latents of an autoencoder; give its run, or a model to start from.")
+    return part_folder(initial, Initial.AUTOENCODER)
+
+
+def tissue_to_tell(run: Path | None, initial: str | None, anatomy: Anatomy) -> TissueNetwork | None:
+    """The network of a run of `guidegen train tissue`, else that of the model or run of slices to start from, if any.
+
+    ModelError when it draws around the classes of another table.
+    """
+    held = best_or_last(run) if run is not None else None if initial is None else part_folder(initial, Initial.TISSUE)
+    if held is None or (run is None and not (held / "config.json").exists()):
+        return None
+    network = load_part(TissueNetwork, held)
+    if network.config.num_classes != anatomy.num_classes:
+        raise ModelError(
+            f"the tissues are drawn around {network.config.num_classes} classes, the {anatomy.name} table has "
+            f"{anatomy.num_classes}; train them on the same prepared folder."
+        )
+    return network.requires_grad_(False)
 
 
 def load_part(kind: type, folder: Path):

@@ -1,0 +1,88 @@
+"""Training the network that says where fat, soft tissue and bone lie around the classes of a label map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from guidegen_data.errors import ModelError, SourceError
+from guidegen_data.models.tissue import TISSUES, TissueNetwork, tissues_of
+from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
+from guidegen_data.sources.processes import spread, worth_starting
+from guidegen_data.training.fit import Step, step_generator
+from guidegen_data.training.initial import Initial, initial_network, start_from
+from guidegen_data.training.parallel import join
+from guidegen_data.training.sheets import tissue_sheet
+from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
+
+_SHEET_CASES = 4
+
+
+def train_tissue(folder: Path, setting: Setting) -> Iterator[Step]:
+    """Trains a TissueNetwork on the cases of a prepared folder that have a CT, read from disk at every draw.
+
+    SourceError where none has; ModelError where the field cannot be halved often enough.
+    """
+    parallel, device = join(setting.device)
+    anatomy, fit_config = setting.anatomy, setting.recipe.fit
+    network = initial_network(setting.initial, Initial.TISSUE, setting.recipe.network)
+    model = TissueNetwork(num_classes=anatomy.num_classes, **network)
+    if any(n % model.multiple for n in anatomy.shape):
+        raise ModelError(f"the field must have a multiple of {model.multiple} voxels a side, got {anatomy.shape}.")
+    paths = _with_ct(training_folder(folder), setting.workers)
+    held = validation_folder(folder) if fit_config.validate_every else None
+    apart = None if held is None else _with_ct(held, setting.workers)
+
+    def loss_on(paths: Sequence[Path]):
+        def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+            label_map, ct_hu = (t.to(device) for t in _draw(paths, fit_config.batch_size, generator))
+            return tissue_loss(model(label_map), label_map, tissues_of(ct_hu))
+
+        return loss_of
+
+    def sheet(model: nn.Module, path: Path) -> None:
+        label_map, ct_hu = _draw(apart or paths, _SHEET_CASES, step_generator(SHEET_SEED, 0))
+        with torch.no_grad():
+            made = torch.cat([model(one[None].to(device)).argmax(dim=1) for one in label_map])
+        tissue_sheet(tissues_of(ct_hu), made.cpu(), label_map, path)
+
+    start_from(model, setting.initial, Initial.TISSUE)
+    yield from fit_stage(model, loss_on(paths), setting, parallel, device, loss_on(apart) if apart else None, sheet)
+
+
+def tissue_loss(logits: Tensor, label_map: Tensor, tissues: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy and Dice loss of logits (B, 4, X, Y, Z) where a label map (B, X, Y, Z) has background."""
+    free = label_map == 0
+    each = F.cross_entropy(logits.float(), tissues, reduction="none")
+    entropy = (each * free).sum() / free.sum().clamp(min=1)
+    p = logits.float().softmax(dim=1)
+    dices = []
+    for k in range(1, 1 + len(TISSUES)):
+        truth, found = ((tissues == k) & free).float(), p[:, k] * free
+        dices.append(1 - (2 * (truth * found).sum() + 1) / (truth.sum() + found.sum() + 1))
+    dice = torch.stack(dices).mean()
+    return {"total": entropy + dice, "entropy": entropy.detach(), "dice": dice.detach()}
+
+
+def _draw(paths: Sequence[Path], batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Label maps and CTs (B, X, Y, Z) of random cases, a function of the generator's state alone."""
+    cases = [load_case(paths[int(n)]) for n in torch.randint(len(paths), (batch_size,), generator=generator)]
+    cts = [torch.from_numpy(c.ct_hu) for c in cases if c.ct_hu is not None]
+    return torch.stack([torch.from_numpy(c.label_map) for c in cases]), torch.stack(cts)
+
+
+def _with_ct(folder: Path, workers: int) -> list[Path]:
+    paths = case_paths(folder)
+    with spread(worth_starting(workers, len(paths))) as run:
+        held = [path for path, has in zip(paths, run(_has_ct, paths), strict=True) if has]
+    if not held:
+        raise SourceError(f"{folder} holds no case with a CT; tissues cannot be learned from label maps alone.")
+    return held
+
+
+def _has_ct(path: Path) -> bool:
+    return load_case(path).ct_hu is not None

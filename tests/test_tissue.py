@@ -1,0 +1,153 @@
+"""Fat, soft tissue and bone around the classes: drawn from the whole label map, told to the slices, never published."""
+
+import json
+
+import little_patients
+import pytest
+import torch
+from tiny import tiny_pipeline
+
+from guidegen_data.anatomy import TORSO
+from guidegen_data.cli.main import main
+from guidegen_data.errors import ModelError
+from guidegen_data.models.slice_generator import SliceGenerator
+from guidegen_data.models.tissue import TISSUES, TissueNetwork, tissues_of
+from guidegen_data.pipeline import GuideGenPipeline
+from guidegen_data.training.stages import tissue_to_tell
+from guidegen_data.training.tissue import tissue_loss
+
+SHORT = ["--recipe", "tiny", "--num-steps", "6", "--validate-every", "3", "--device", "cpu"]
+SMALL = {"channels": (8, 8, 16), "num_res_units": 0}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """`prepared`, the runs of all stages on it, slices told of tissues, and the `model` they make."""
+    folder = tmp_path_factory.mktemp("tissue")
+    little_patients.write_nifti(folder / "src", 6)
+    data, table = str(folder / "prepared"), str(folder / "src" / "anatomy.yaml")
+    words = ["prepare", "nifti", str(folder / "src"), data, "--anatomy", table, "--validation-share", "0.34"]
+    assert main(words) == 0
+    beside = ["--autoencoder", str(folder / "autoencoder"), "--tissue", str(folder / "tissue")]
+    for stage in ("autoencoder", "masks", "tissue", "slices"):
+        more = beside if stage == "slices" else []
+        assert main(["train", stage, data, str(folder / stage), *more, *SHORT]) == 0
+    assert main(["export", str(folder / "masks"), str(folder / "slices"), str(folder / "model")]) == 0
+    return folder
+
+
+def test_tissues_are_told_apart_by_their_hu() -> None:
+    hu = torch.tensor([-1000, -301, -300, -31, -30, 159, 160, 3000])
+    assert tissues_of(hu).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_only_background_is_filled_and_every_map_by_itself() -> None:
+    torch.manual_seed(0)
+    network = TissueNetwork(num_classes=4, **SMALL).eval()
+    torch.nn.init.normal_(network.head.weight, std=2)
+    maps = torch.randint(4, (3, 16, 16, 16), dtype=torch.uint8)
+    filled = network.fill(maps)
+    assert filled.dtype == torch.uint8
+    assert torch.equal(filled[maps > 0], maps[maps > 0])
+    assert set(filled[maps == 0].tolist()) == {0, 4, 5, 6}
+    assert torch.equal(network.fill(maps[1:2])[0], filled[1])
+
+
+def test_what_lies_around_an_organ_is_learned_from_its_place() -> None:
+    torch.manual_seed(0)
+    tissues = torch.zeros(1, 16, 16, 16, dtype=torch.int64)
+    tissues[:, 2:14, 2:14, 2:14], tissues[:, 4:12, 4:12, 4:12] = 1, 2
+    label_map = torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
+    label_map[:, 6:10, 6:10, 6:10] = 1
+    network = TissueNetwork(num_classes=2, **SMALL)
+    optimizer = torch.optim.Adam(network.parameters(), 2e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        tissue_loss(network(label_map), label_map, tissues)["total"].backward()
+        optimizer.step()
+    filled = network.eval().fill(label_map)
+    expected = torch.where(label_map > 0, 1, torch.where(tissues > 0, tissues + 1, 0))
+    assert (filled == expected).float().mean() > 0.97
+
+
+def test_voxels_of_a_class_teach_nothing_of_tissues() -> None:
+    label_map, tissues = torch.ones(1, 4, 4, 4, dtype=torch.uint8), torch.ones(1, 4, 4, 4, dtype=torch.int64)
+    label_map[0, 0, 0, 0] = 0
+    logits = torch.zeros(1, 4, 4, 4, 4, requires_grad=True)
+    tissue_loss(logits, label_map, tissues)["total"].backward()
+    changed = logits.grad.abs().sum(dim=1)[0] > 0
+    assert changed.nonzero().tolist() == [[0, 0, 0]]
+
+
+def test_slices_that_were_told_of_no_tissues_draw_as_before_when_they_are() -> None:
+    torch.manual_seed(0)
+    sizes = {"latent_channels": 4, "channels": (16, 16, 32), "vector_size": 16, "mask_features": 8}
+    maps = torch.randint(4, (2, 3, 16, 16), dtype=torch.uint8)
+    filled = torch.where(maps == 0, torch.randint(4, 7, maps.shape), maps).to(torch.uint8)
+    hu = torch.tensor([[torch.nan, 50, 60, torch.nan]] * 2)
+    of_tissues = torch.full((2, len(TISSUES)), torch.nan)
+    wide = SliceGenerator(num_classes=4 + len(TISSUES), organ_hu=True, **sizes)
+    for told in (True, False):
+        known = SliceGenerator(num_classes=4, organ_hu=told, **sizes)
+        name = "mask_encoder.0.weight"
+        held = {k: v for k, v in known.state_dict().items() if k.startswith("mask_encoder.")}
+        wide.load_state_dict(held | {name: wide.widened(name, held[name])}, strict=False)
+        expected = known.encode_mask(maps, hu if told else None)
+        torch.testing.assert_close(wide.encode_mask(filled, torch.cat([hu, of_tissues], dim=1)), expected)
+    assert wide.widened(name, wide.mask_encoder[0].weight) is None
+
+
+def test_a_model_with_tissues_tells_them_to_its_slices_and_publishes_none(runs, monkeypatch) -> None:
+    pipe = GuideGenPipeline.from_pretrained(runs / "model", device="cpu")
+    num_classes = pipe.anatomy.num_classes
+    assert pipe.slice_generator.config.num_classes == num_classes + len(TISSUES)
+    torch.nn.init.constant_(pipe.tissue_network.head.bias, -9)
+    with torch.no_grad():
+        pipe.tissue_network.head.bias[16:24] = 9  # soft tissue everywhere
+    told, encode = [], pipe.slice_generator.encode_mask
+
+    def encode_mask(labels, class_hu):
+        told.append((labels, class_hu))
+        return encode(labels, class_hu)
+
+    monkeypatch.setattr(pipe.slice_generator, "encode_mask", encode_mask)
+    case = pipe("CT of the two organs.", seed=1)[0]
+    assert case.label_map.max() < num_classes
+    seen = torch.cat([labels for labels, _ in told]).unique().tolist()
+    assert set(seen) <= {1, 2, 3, num_classes + 1}
+    assert num_classes + 1 in seen
+    assert told[0][1].shape[1] == num_classes + len(TISSUES)
+    assert {"fat", "soft tissue"} & set(case.provenance["organ_hu"])
+
+
+def test_a_model_without_tissues_is_as_it_was(tmp_path) -> None:
+    pipe = tiny_pipeline()
+    assert pipe.tissue_network is None
+    pipe.save_pretrained(tmp_path / "model", safe_serialization=True)
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    index.pop("tissue_network", None)  # a folder from before there were tissues
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    assert GuideGenPipeline.from_pretrained(tmp_path / "model").tissue_network is None
+    assert tissue_to_tell(None, str(tmp_path / "model"), TORSO) is None
+
+
+def test_slices_that_start_from_a_model_are_told_of_its_tissues(runs, tmp_path) -> None:
+    for number, start in enumerate((runs / "model", runs / "slices")):
+        words = ["--init", str(start), *SHORT]  # and with its autoencoder
+        assert main(["train", "slices", str(runs / "prepared"), str(tmp_path / str(number)), *words]) == 0
+        config = json.loads((tmp_path / str(number) / "model" / "config.json").read_text())
+        assert config["num_classes"] == 4 + len(TISSUES)
+        assert (tmp_path / str(number) / "tissue_network" / "config.json").exists()
+
+
+def test_the_card_names_the_stage_and_its_sheets_are_drawn(runs) -> None:
+    assert "| tissue | tiny | 6 of 2 |" in (runs / "model" / "README.md").read_text()
+    assert [p.name for p in sorted((runs / "tissue" / "sheets").iterdir())] == ["step-0000003.png", "step-0000006.png"]
+
+
+def test_tissues_of_another_table_and_for_another_stage_are_refused(runs, tmp_path, capsys) -> None:
+    with pytest.raises(ModelError, match="drawn around 4 classes, the torso table has 21"):
+        tissue_to_tell(runs / "tissue", None, TORSO)
+    words = ["--tissue", str(runs / "tissue"), *SHORT]
+    assert main(["train", "masks", str(runs / "prepared"), str(tmp_path / "masks"), *words]) == 1
+    assert "--tissue is for slices, not for masks" in capsys.readouterr().err
