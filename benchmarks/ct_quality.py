@@ -7,8 +7,8 @@ organs are not held to the HU that were told: slices stay as the network drew th
 
 Every prepared case with a CT gives its label map and findings to stage 2; what comes out is compared with the case's
 own CT, class by class: median HU, spread, difference of neighbouring slices, drift along the body, the noise power in
-the liver, and the Frechet distance of slices in the autoencoder's features. PREPARED is a folder of `guidegen prepare`
-with a seed that training did not use.
+the liver; HU and outline of the body around the classes; and the Frechet distance of slices in the autoencoder's
+features. PREPARED is a folder of `guidegen prepare` with a seed that training did not use.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ from tqdm import tqdm
 from benchmarks.record import save
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.metrics.frechet import frechet_distance, slice_features
-from guidegen_data.metrics.texture import OrganTexture, medians, noise_power, organ_textures
+from guidegen_data.metrics.texture import (
+    OrganTexture,
+    Surroundings,
+    medians,
+    noise_power,
+    organ_textures,
+    surroundings,
+)
 from guidegen_data.models.hu_prior import median_hu
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.augment import TrainingCase
@@ -60,6 +67,7 @@ class Comparison:
     frequency: np.ndarray = field(default_factory=lambda: np.array([]))
     features: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     off_hu: list[np.ndarray] = field(default_factory=list)
+    around: list[tuple[Surroundings, Surroundings]] = field(default_factory=list)
 
     def add(self, case: TrainingCase, made_hu: np.ndarray, asked_hu: np.ndarray | None, pipe: GuideGenPipeline) -> None:
         """Measures one pair, and how far the made CT is from the median HU (K,) that it was told, if any."""
@@ -69,6 +77,9 @@ class Comparison:
         self.features.append((slice_features(pipe.autoencoder, real_hu), slice_features(pipe.autoencoder, made_hu)))
         self.real.append(organ_textures(real_hu, case.label_map, anatomy))
         self.made.append(organ_textures(made_hu, case.label_map, anatomy))
+        around = [surroundings(hu, case.label_map) for hu in (real_hu, made_hu)]
+        if around[0] is not None and around[1] is not None:
+            self.around.append((around[0], around[1]))
         if "liver" not in anatomy.ids:
             return
         liver = case.label_map == anatomy.ids["liver"]
@@ -97,6 +108,8 @@ class Comparison:
             off = {n: np.array([row[k] for row in self.off_hu]) for k, n in enumerate(names, 1)}
             off = {n: values[np.isfinite(values)] for n, values in off.items()}
             result["off_what_was_told_hu"] = {n: round(float(np.median(v)), 1) for n, v in off.items() if len(v)}
+        if self.around:
+            result["around_classes"] = _around(self.around)
         if self.power:
             real, made = (np.mean([p[k] for p in self.power], axis=0) for k in (0, 1))
             result["liver_noise_power"] = {
@@ -110,6 +123,16 @@ class Comparison:
     @staticmethod
     def _within(row: dict[str, dict[str, float]], goal: float) -> bool:
         return abs(row["made"]["median_hu"] - row["real"]["median_hu"]) <= goal
+
+
+def _around(pairs: list[tuple[Surroundings, Surroundings]]) -> dict[str, float]:
+    """Medians over pairs of real and made: distance of the HU (Wasserstein), outlines made over real."""
+    apart = {
+        "hu_distance": [np.abs(real.hu - made.hu).mean() for real, made in pairs],
+        "outline_step_ratio": [made.outline_step / real.outline_step for real, made in pairs],
+        "outline_width_ratio": [made.outline_width / real.outline_width for real, made in pairs],
+    }
+    return {name: round(float(np.median(values)), 3) for name, values in apart.items()}
 
 
 def measure(

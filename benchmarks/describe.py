@@ -163,6 +163,9 @@ def ct_quality(figures: dict[str, Any]) -> Rows:
         drifts = {n: row for n, row in setting["by_class"].items() if n in _HU_ORGANS}
         told = ", ".join(f"{n} {row['made']['drift_hu']} ({row['real']['drift_hu']})" for n, row in drifts.items())
         rows.append(("drift of the organ's mean HU along the body, generated (real)", told))
+        if around := setting.get("around_classes"):
+            what = "around the classes: HU apart (Wasserstein) / outline's steps along the body / its width, over real"
+            rows.append((what, " / ".join(f"{value:.3g}" for value in around.values())))
         if "slice_frechet" in setting:
             rows.append(("slice Frechet distance to the real CTs of the maps", f"{setting['slice_frechet']}"))
     return rows

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from guidegen_data.anatomy import TORSO
-from guidegen_data.metrics.texture import medians, noise_power, organ_textures
+from guidegen_data.metrics.texture import medians, noise_power, organ_textures, surroundings
 
 
 def scene(noise_hu: float, slope_hu: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -54,3 +55,29 @@ def test_medians_over_cts_take_drift_without_its_sign() -> None:
     assert row["N"] == 2
     assert row["drift_hu"] == pytest.approx(10, abs=0.3)
     assert medians(textures, "spleen") == {}
+
+
+def body(radii: np.ndarray, blur: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """A body of fat with a core of muscle, a round slice of each radius, and no class."""
+    x, y = np.meshgrid(*[np.arange(64) - 31.5] * 2, indexing="ij")
+    distance = np.hypot(x, y)[..., None]
+    ct = np.select([distance < radii / 2, distance < radii], [50.0, -100.0], -1000.0)
+    return ndimage.gaussian_filter(ct, (blur, blur, 0)), np.zeros(ct.shape, np.uint8)
+
+
+def test_a_straight_body_has_no_steps_along_it_and_a_ragged_one_has() -> None:
+    straight = surroundings(*body(np.full(20, 20.0)))
+    ragged = surroundings(*body(20.0 + np.arange(20) % 2))
+    assert straight.outline_step == 0
+    assert ragged.outline_step == pytest.approx(0.85, abs=0.1)  # one voxel out and in again; corners count once
+
+
+def test_a_blurred_outline_is_wider_and_hu_are_those_around_the_classes() -> None:
+    sharp, blurred = (surroundings(*body(np.full(20, 20.0), blur)) for blur in (0.0, 1.5))
+    assert sharp.outline_width == 0
+    assert blurred.outline_width > 1.5
+    assert set(np.unique(sharp.hu)) == {-100, 50}
+    ct, labels = body(np.full(20, 20.0))
+    labels[ct > 0] = 1
+    assert set(np.unique(surroundings(ct, labels).hu)) == {-100}
+    assert surroundings(ct, np.ones_like(labels)) is None

@@ -13,6 +13,8 @@ from guidegen_data.anatomy import Anatomy
 _LEAST_VOXELS = 300
 _PATCH = 16  # voxels a side of the squares noise is measured on
 _LEAST_SLICES = 9
+#: Above it is body; below the next two air, and no tissue yet; the range within which HU around the classes count.
+_BODY_HU, _AIR_HU, _FAT_HU, _SOFT_RANGE_HU = -300, -900, -150, (-200, 300)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,41 @@ def _texture(ct_hu: np.ndarray, mask: np.ndarray) -> OrganTexture:
     third = len(means) // 3
     drift = means[-third:].mean() - means[:third].mean() if len(means) >= _LEAST_SLICES else np.nan
     return OrganTexture(float(middle), float(high - low), float(step), float(drift))
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a CT shows around its classes: HU there, percentiles 1 to 99 (99,) within -200 and 300 HU; the mean change
+    of the body's outline from one slice to the next and how far it takes from air to tissue, in voxels."""
+
+    hu: np.ndarray
+    outline_step: float
+    outline_width: float
+
+
+def surroundings(ct_hu: np.ndarray, label_map: np.ndarray) -> Surroundings | None:
+    """Of a CT and its label map (X, Y, Z); None where there is no body outside the classes."""
+    body = _filled_slices(ct_hu > _BODY_HU)
+    around = ndimage.binary_erosion(body, structure=np.ones((3, 3, 1)), iterations=2) & (label_map == 0)
+    if not around.any():
+        return None
+    outline = body & ~ndimage.binary_erosion(body, structure=np.ones((3, 3, 1)))
+    changed = (body[..., 1:] != body[..., :-1]).sum(axis=(0, 1))
+    around_both = outline[..., 1:].sum(axis=(0, 1)) + outline[..., :-1].sum(axis=(0, 1))
+    step = 2 * changed.sum() / max(around_both.sum(), 1)
+    # Voxels of the outer shell that are neither air nor tissue, over the length of the outline.
+    shell = ndimage.binary_dilation(body, structure=np.ones((3, 3, 1)), iterations=2) & ~around & (label_map == 0)
+    between = shell & (ct_hu > _AIR_HU) & (ct_hu < _FAT_HU)
+    hu = np.clip(ct_hu[around], *_SOFT_RANGE_HU).astype(np.float32)
+    return Surroundings(np.percentile(hu, np.arange(1, 100)), float(step), float(between.sum() / max(outline.sum(), 1)))
+
+
+def _filled_slices(mask: np.ndarray) -> np.ndarray:
+    """The largest piece of a mask (X, Y, Z), holes in axial slices filled."""
+    pieces, number = ndimage.label(mask)
+    if number > 1:
+        mask = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
+    return np.stack([ndimage.binary_fill_holes(mask[..., z]) for z in range(mask.shape[2])], axis=2)
 
 
 def noise_power(ct_hu: np.ndarray, mask: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, np.ndarray]:
