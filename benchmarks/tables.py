@@ -144,6 +144,9 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "downstream_donor": downstream_table.markdown,
         "downstream_strict": downstream_table.markdown,
     },
+    "The same with the image stage before this one, trained on CPUs": {
+        "downstream_donor_2400_earlier": downstream_table.markdown,
+    },
     "The same with 900 iterations and the first weights of the head-neck model": {
         "downstream_donor_earlier": downstream_table.markdown,
     },
