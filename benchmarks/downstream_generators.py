@@ -33,7 +33,7 @@ def refuse_shipped(model: str | Path) -> None:
     if model_folder(model).resolve() == model_folder("head-neck").resolve():
         sys.exit(
             "the head-neck model of the package learned from all training patients, the real cases too; train one on "
-            "the donors alone, or take the one that did: git archive c8f344a guidegen_data/weights/head-neck"
+            "the donors alone, or take the one that did: python -m benchmarks.donor_model DONORS"
         )
 
 

@@ -1,0 +1,62 @@
+"""The generator of the donor setting, out of this repository's history: python -m benchmarks.donor_model OUT.
+
+The head-neck model of the package learned from all 170 training patients of OpenKBP. Here are its weights from before
+the last part of stage 1's training, of the 130 donors alone (`benchmarks.openkbp_split`), with the image stage, which
+learned from donors alone too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+_FOLDER = "guidegen_data/weights/head-neck"
+#: Commits whose stage 1 and image stage learned from donors alone.
+STAGE_1, IMAGE_STAGE = "c8f344a", "4b89d6e"
+
+
+def unpack(commit: str, path: str, out: Path) -> None:
+    """Writes a folder of the model at a commit into `out`. SystemExit where this is no clone that holds the commit."""
+    done = subprocess.run(["git", "-C", str(_ROOT), "archive", commit, f"{_FOLDER}{path}"], capture_output=True)
+    if done.returncode:
+        sys.exit(f"commit {commit} is not here ({done.stderr.decode().strip()}); use a full clone of the repository.")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        for member in tar:
+            if member.isfile():
+                target = out / Path(member.name).relative_to(_FOLDER)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                held = tar.extractfile(member)
+                assert held is not None
+                target.write_bytes(held.read())
+
+
+def donor_model(out: Path) -> None:
+    """The model folder: stage 1 with its volume ratios from one commit, all else from the other."""
+    unpack(IMAGE_STAGE, "", out)
+    index = out / "model_index.json"
+    kept = json.loads(index.read_text())
+    for path in ("/mask_sampler", "/model_index.json"):
+        unpack(STAGE_1, path, out)
+    kept["volume_ratio"] = json.loads(index.read_text())["volume_ratio"]
+    index.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def main() -> None:
+    """Writes the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="new model folder")
+    args = parser.parse_args()
+    if args.out.exists():
+        sys.exit(f"{args.out} is there already; choose a new folder.")
+    donor_model(args.out)
+    print(f"{args.out}: --model of `python -m benchmarks.downstream ... --setting donor`")
+
+
+if __name__ == "__main__":
+    main()
