@@ -31,8 +31,8 @@ from guidegen_data.models.segmenter import Segmenter
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.training.completion import probabilities
+from guidegen_data.training.run_state import best_or_last, load_part
 from guidegen_data.training.segmenter import organ_ids
-from guidegen_data.training.stages import best_or_last, load_part
 
 _OFF_MM = 5.0
 _LEAST_VOXELS = 30

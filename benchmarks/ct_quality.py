@@ -127,12 +127,13 @@ class Comparison:
 
 def _around(pairs: list[tuple[Surroundings, Surroundings]]) -> dict[str, float]:
     """Medians over pairs of real and made: distance of the HU (Wasserstein), outlines made over real."""
+    outlines = [(real, made) for real, made in pairs if real.outline_step and real.outline_width]
     apart = {
         "hu_distance": [np.abs(real.hu - made.hu).mean() for real, made in pairs],
-        "outline_step_ratio": [made.outline_step / real.outline_step for real, made in pairs],
-        "outline_width_ratio": [made.outline_width / real.outline_width for real, made in pairs],
+        "outline_step_ratio": [made.outline_step / real.outline_step for real, made in outlines],
+        "outline_width_ratio": [made.outline_width / real.outline_width for real, made in outlines],
     }
-    return {name: round(float(np.median(values)), 3) for name, values in apart.items()}
+    return {name: round(float(np.median(values)), 3) for name, values in apart.items() if values}
 
 
 def measure(

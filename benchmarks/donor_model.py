@@ -10,20 +10,27 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FOLDER = "guidegen_data/weights/head-neck"
 #: Commits whose stage 1 and image stage learned from donors alone.
 STAGE_1, IMAGE_STAGE = "c8f344a", "4b89d6e"
+_CARD = f"""# Head-neck model of 130 donors
+
+Stage 1 of commit {STAGE_1}, autoencoder and slice generator of commit {IMAGE_STAGE}: none has seen one of the 40
+patients that the segmenters of `benchmarks.downstream` may learn from, nor a validation patient. For that alone.
+"""
 
 
-def unpack(commit: str, path: str, out: Path) -> None:
-    """Writes a folder of the model at a commit into `out`. SystemExit where this is no clone that holds the commit."""
-    done = subprocess.run(["git", "-C", str(_ROOT), "archive", commit, f"{_FOLDER}{path}"], capture_output=True)
+def unpack(commit: str, out: Path) -> None:
+    """Writes the model as it was at a commit into `out`. SystemExit where this is no clone that holds the commit."""
+    done = subprocess.run(["git", "-C", str(_ROOT), "archive", commit, _FOLDER], capture_output=True)
     if done.returncode:
         sys.exit(f"commit {commit} is not here ({done.stderr.decode().strip()}); use a full clone of the repository.")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
@@ -37,14 +44,19 @@ def unpack(commit: str, path: str, out: Path) -> None:
 
 
 def donor_model(out: Path) -> None:
-    """The model folder: stage 1 with its volume ratios from one commit, all else from the other."""
-    unpack(IMAGE_STAGE, "", out)
-    index = out / "model_index.json"
-    kept = json.loads(index.read_text())
-    for path in ("/mask_sampler", "/model_index.json"):
-        unpack(STAGE_1, path, out)
-    kept["volume_ratio"] = json.loads(index.read_text())["volume_ratio"]
-    index.write_text(json.dumps(kept, indent=2) + "\n")
+    """The model folder: stage 1 with its volume ratios from one commit, all else from the other; whole or not there."""
+    with tempfile.TemporaryDirectory() as made:
+        folders = [Path(made) / commit for commit in (IMAGE_STAGE, STAGE_1)]
+        for commit, folder in zip((IMAGE_STAGE, STAGE_1), folders, strict=True):
+            unpack(commit, folder)
+        whole, donors = folders
+        shutil.rmtree(whole / "mask_sampler")
+        shutil.copytree(donors / "mask_sampler", whole / "mask_sampler")
+        index, theirs = (json.loads((folder / "model_index.json").read_text()) for folder in folders)
+        index["volume_ratio"] = theirs["volume_ratio"]
+        (whole / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (whole / "README.md").write_text(_CARD)
+        shutil.copytree(whole, out)
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ from benchmarks.downstream_scores import ORGANS
 
 Runs = Sequence[dict[str, Any]]
 NUM_DRAWS = 10_000
+#: The arm that differs from `synthseg` in nothing but the CTs.
+_OURS = "guidegen-0.5"
 
 
 def score_table(runs: Runs, figure: str, cases: Sequence[str]) -> np.ndarray:
@@ -79,8 +81,8 @@ def _case_means(table: np.ndarray) -> np.ndarray:
     return mean_where_there(mean_where_there(table, 0), 1)
 
 
-def _against(arm: Runs, real: Runs, cases: Sequence[str]) -> dict[str, Any]:
-    pairs = [(a, r) for a in arm for r in real if a["seed"] == r["seed"]]
+def _against(arm: Runs, other: Runs, cases: Sequence[str]) -> dict[str, Any]:
+    pairs = [(a, r) for a in arm for r in other if a["seed"] == r["seed"]]
     ours, theirs = [a for a, _ in pairs], [r for _, r in pairs]
     compared: dict[str, Any] = {"seeds": [a["seed"] for a in ours]}
     for figure, digits in (("dice", 4), ("hd95_mm", 2)):
@@ -115,7 +117,8 @@ def _rounded(value: Any, digits: int = 4) -> float | None:
 def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
     """k -> arm -> levels and, beside `real`, the difference with interval, Wilcoxon p and Holm-adjusted p.
 
-    Of our arms the difference to `synthseg` too: same label maps, random texture; its p is for this one comparison.
+    Of `guidegen-0.5` the difference to `synthseg` too: the same label maps in the same share of patches, but random
+    texture; its p is for this one comparison.
     Also how many test cases have a contour of each organ. Runs of one setting and one set of test cases.
     """
     cases = sorted(runs[0]["cases"])
@@ -128,7 +131,7 @@ def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
         for arm, done in held.items():
             if arm != "real" and real_seeds & {r["seed"] for r in done}:
                 rows[arm]["against_real"] = _against(done, held["real"], cases)
-            if arm.startswith("guidegen") and textured & {r["seed"] for r in done}:
+            if arm == _OURS and textured & {r["seed"] for r in done}:
                 rows[arm]["against_synthseg"] = _against(done, held["synthseg"], cases)
         p_values = {arm: row["against_real"]["p_wilcoxon"] for arm, row in rows.items() if "against_real" in row}
         for arm, p in holm(p_values).items():

@@ -15,6 +15,8 @@ from guidegen_data.errors import AnatomyError
 
 STATUSES = ("normal", "enlarged", "small", "absent")
 PHASES = ("non-contrast", "arterial", "portal venous")
+#: What a body is made of where a table names no class. Of no table: where they are drawn their ids follow those of it.
+TISSUES = ("fat", "soft tissue", "bone")
 ATTENUATIONS = ("hypodense", "isodense", "hyperdense")
 HABITUS = ("slim", "average", "large")
 

@@ -131,9 +131,8 @@ def _anatomy(data: dict[str, Any]) -> Anatomy:
 
 def _class(entry: dict[str, Any]) -> OrganClass:
     number = int(entry["id"])
-    defaults: dict[str, Any] = {
-        "sources": (), "hu": _HU, "volume_ml": _VOLUME_ML, "colour": _COLOURS[(number - 1) % len(_COLOURS)],
-    }  # fmt: skip
+    colour = _COLOURS[(number - 1) % len(_COLOURS)] if number else (0, 0, 0)
+    defaults: dict[str, Any] = {"sources": (), "hu": _HU, "volume_ml": _VOLUME_ML, "colour": colour}
     return OrganClass(**(defaults | {k: _tupled(v) for k, v in entry.items()}))
 
 

@@ -27,7 +27,7 @@ from guidegen_data.models.mask_sampler import MaskSampler
 from guidegen_data.models.precision import choose_device, compute_dtype, place, to_device
 from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.models.text import DEFAULT_ENCODER
-from guidegen_data.models.tissue import TISSUES, TissueNetwork
+from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.pipeline_stages import StageSampling
 from guidegen_data.reports.findings import Findings
 
@@ -218,8 +218,8 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         ]
 
     def _by_name(self, class_hu: Tensor) -> dict[str, float]:
-        names = [*(c.name for c in self.anatomy.classes), *TISSUES]  # fewer are told where there are no tissues
-        return {name: round(float(hu), 1) for name, hu in zip(names, class_hu, strict=False) if hu == hu}
+        own = class_hu[: self.anatomy.num_classes]  # tissues follow: of no table, and not to be asked for
+        return {c.name: round(float(hu), 1) for c, hu in zip(self.anatomy.classes, own, strict=True) if hu == hu}
 
     def label_maps(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from guidegen_data.anatomy import PHASES, Anatomy, anatomy_named
@@ -137,6 +138,9 @@ class StageSampling:
         """
         styles = self.styles(generators) if styles is None else styles
         organ_hu = self.organ_hu([""] * len(generators), generators) if organ_hu is None else organ_hu
+        if organ_hu is not None:  # of your own for the classes alone: nothing is told of tissues
+            untold = self.slice_generator.config.num_classes - organ_hu.shape[1]
+            organ_hu = F.pad(organ_hu, (0, untold), value=torch.nan)
         cts = sample_cts(
             self.slice_generator,
             self.slice_scheduler,

@@ -13,7 +13,7 @@ from guidegen_data.sources.prepared import case_paths, load_case
 from guidegen_data.training.adversarial import BesideDiscriminator, texture_gap
 from guidegen_data.training.ct_slices import AIR_HU, SliceSource
 from guidegen_data.training.decoder import decoder_loss
-from guidegen_data.training.stages import load_part
+from guidegen_data.training.run_state import load_part
 
 SHORT = ["--recipe", "tiny", "--num-steps", "8", "--validate-every", "0", "--device", "cpu"]
 

@@ -32,4 +32,8 @@ def test_stage_1_is_that_of_the_donors_and_the_image_stage_the_better_one(tmp_pa
     assert (tmp_path / "out" / "slice_generator" / "weights").read_text() == "late"
     assert json.loads((tmp_path / "out" / "model_index.json").read_text()) == {"volume_ratio": [1.5], "delay_ct": 2}
     with pytest.raises(SystemExit, match="use a full clone"):
-        donor_model.unpack("0" * 40, "", tmp_path / "none")
+        donor_model.unpack("0" * 40, tmp_path / "none")
+    monkeypatch.setattr(donor_model, "STAGE_1", "0" * 40)
+    with pytest.raises(SystemExit):
+        donor_model.donor_model(tmp_path / "half")
+    assert not (tmp_path / "half").exists()

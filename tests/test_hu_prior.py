@@ -85,14 +85,15 @@ def test_a_network_that_was_told_no_hu_starts_as_it_was_and_can_learn_of_them() 
     old, new = generator(False), generator(True)
     held = {k: v for k, v in old.state_dict().items() if k in new.state_dict()}
     name = "mask_encoder.0.weight"
-    held[name] = new.widened(name, held[name])
+    held[name] = new.widened(name, held[name], old.config)
     new.load_state_dict(held, strict=False)
     labels, hu = torch.randint(4, (2, 3, 16, 16)), torch.tensor([[0.0, 60, 300, 900]]).repeat(2, 1)
     assert torch.allclose(new.encode_mask(labels, hu), old.encode_mask(labels), atol=1e-6)
     new.encode_mask(labels, hu).sum().backward()
     assert new.mask_encoder[0].weight.grad[:, -6:].abs().max() > 0
-    assert old.widened(name, held[name]) is None
-    assert new.widened(name, torch.zeros(32, 3 * 7, 3, 3)) is None  # of another label table
+    assert old.widened(name, held[name], new.config) is None
+    of_another_table = {"num_classes": 7, "organ_hu": False}
+    assert new.widened(name, torch.zeros(32, 3 * 7, 3, 3), of_another_table) is None
 
 
 @pytest.fixture(scope="module")

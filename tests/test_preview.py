@@ -7,6 +7,7 @@ import pytest
 from ellipsoids import EllipsoidGenerator
 
 from guidegen_data.anatomy import HEAD_NECK, TORSO, Anatomy
+from guidegen_data.anatomy_files import parse_anatomy
 from guidegen_data.case import Case
 from guidegen_data.errors import CaseError
 from guidegen_data.preview import WINDOWS, cut, point_of_interest, preview_sheet, window_grey
@@ -58,6 +59,15 @@ def test_no_two_classes_have_colours_that_look_alike(anatomy: Anatomy) -> None:
     apart[np.diag_indices(len(colours))] = np.inf
     one, other = np.unravel_index(apart.argmin(), apart.shape)
     assert apart.min() > 60, (anatomy.classes[one].name, anatomy.classes[other].name)
+
+
+def test_a_table_of_ones_own_gets_colours_too_and_background_none() -> None:
+    names = ["background", *(f"organ {n}" for n in range(1, 6)), "tumour"]
+    listed = "\n".join(f"  - {{id: {n}, name: {name}}}" for n, name in enumerate(names))
+    anatomy = parse_anatomy(f"name: bare colours\nclasses:\n{listed}\n", "here")
+    colours = [c.colour for c in anatomy.classes]
+    assert colours[0] == (0, 0, 0)
+    assert len(set(colours)) == len(names)
 
 
 def test_classes_that_are_present_appear_in_their_colours_and_others_do_not(case: Case) -> None:

@@ -7,13 +7,14 @@ import pytest
 import torch
 from tiny import tiny_pipeline
 
-from guidegen_data.anatomy import TORSO
+from guidegen_data.anatomy import TISSUES, TORSO
+from guidegen_data.anatomy_files import anatomy_from
 from guidegen_data.cli.main import main
 from guidegen_data.errors import ModelError
 from guidegen_data.models.slice_generator import SliceGenerator
-from guidegen_data.models.tissue import TISSUES, TissueNetwork, tissues_of
+from guidegen_data.models.tissue import TissueNetwork, tissues_of
 from guidegen_data.pipeline import GuideGenPipeline
-from guidegen_data.training.stages import tissue_to_tell
+from guidegen_data.training.beside import autoencoder_beside, tissue_beside
 from guidegen_data.training.tissue import tissue_loss
 
 SHORT = ["--recipe", "tiny", "--num-steps", "6", "--validate-every", "3", "--device", "cpu"]
@@ -86,15 +87,19 @@ def test_slices_that_were_told_of_no_tissues_draw_as_before_when_they_are() -> N
     filled = torch.where(maps == 0, torch.randint(4, 7, maps.shape), maps).to(torch.uint8)
     hu = torch.tensor([[torch.nan, 50, 60, torch.nan]] * 2)
     of_tissues = torch.full((2, len(TISSUES)), torch.nan)
-    wide = SliceGenerator(num_classes=4 + len(TISSUES), organ_hu=True, **sizes)
+    wide = SliceGenerator(num_classes=4 + len(TISSUES), organ_hu=True, tissues=True, **sizes)
     for told in (True, False):
         known = SliceGenerator(num_classes=4, organ_hu=told, **sizes)
         name = "mask_encoder.0.weight"
         held = {k: v for k, v in known.state_dict().items() if k.startswith("mask_encoder.")}
-        wide.load_state_dict(held | {name: wide.widened(name, held[name])}, strict=False)
+        grown = wide.widened(name, held[name], known.config)
+        wide.load_state_dict(held | {name: grown}, strict=False)
         expected = known.encode_mask(maps, hu if told else None)
         torch.testing.assert_close(wide.encode_mask(filled, torch.cat([hu, of_tissues], dim=1)), expected)
-    assert wide.widened(name, wide.mask_encoder[0].weight) is None
+    assert torch.equal(wide.widened(name, wide.mask_encoder[0].weight, wide.config), wide.mask_encoder[0].weight)
+    # Three more classes in a table are no tissues.
+    larger = SliceGenerator(num_classes=4 + len(TISSUES), organ_hu=True, **sizes)
+    assert larger.widened(name, held[name], known.config) is None
 
 
 def test_a_model_with_tissues_tells_them_to_its_slices_and_publishes_none(runs, monkeypatch) -> None:
@@ -117,7 +122,12 @@ def test_a_model_with_tissues_tells_them_to_its_slices_and_publishes_none(runs, 
     assert set(seen) <= {1, 2, 3, num_classes + 1}
     assert num_classes + 1 in seen
     assert told[0][1].shape[1] == num_classes + len(TISSUES)
-    assert {"fat", "soft tissue"} & set(case.provenance["organ_hu"])
+    # Of the classes alone: they can be asked for as they were told.
+    assert set(case.provenance["organ_hu"]) <= {"liver", "spleen"}
+    pipe("CT of the two organs.", seed=1, organ_hu=case.provenance["organ_hu"])
+    hu = torch.full((1, num_classes), 50.0)
+    ct = pipe.sample_cts(torch.from_numpy(case.label_map)[None], pipe.encode(["CT"]), [torch.Generator()], organ_hu=hu)
+    assert ct.shape == (1, *case.label_map.shape)
 
 
 def test_a_model_without_tissues_is_as_it_was(tmp_path) -> None:
@@ -128,7 +138,7 @@ def test_a_model_without_tissues_is_as_it_was(tmp_path) -> None:
     index.pop("tissue_network", None)  # a folder from before there were tissues
     (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
     assert GuideGenPipeline.from_pretrained(tmp_path / "model").tissue_network is None
-    assert tissue_to_tell(None, str(tmp_path / "model"), TORSO) is None
+    assert tissue_beside(None, str(tmp_path / "model"), TORSO) is None
 
 
 def test_slices_that_start_from_a_model_are_told_of_its_tissues(runs, tmp_path) -> None:
@@ -140,14 +150,36 @@ def test_slices_that_start_from_a_model_are_told_of_its_tissues(runs, tmp_path) 
         assert (tmp_path / str(number) / "tissue_network" / "config.json").exists()
 
 
+def test_a_run_begun_without_tissues_is_not_gone_on_with_with_some(runs, tmp_path, capsys) -> None:
+    data, beside = str(runs / "prepared"), str(runs / "autoencoder")
+    words = ["train", "slices", data, str(tmp_path / "run"), "--autoencoder", beside, *SHORT]
+    assert main(words) == 0
+    assert main([*words, "--tissue", str(runs / "tissue")]) == 1
+    assert "was begun without tissues; use the same ones, or another run folder" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "tissue_network").exists()
+
+
+def test_borders_of_another_table_are_left_behind(runs) -> None:
+    own = anatomy_from(runs / "prepared" / "anatomy.yaml")
+    bare, held = (autoencoder_beside(None, "torso", anatomy) for anatomy in (own, TORSO))
+    assert (bare.config.num_classes, held.config.num_classes) == (0, TORSO.num_classes)
+    ct = torch.zeros(1, 1, 32, 32)
+    assert torch.equal(bare.encode(ct), held.encode(ct))
+
+
 def test_the_card_names_the_stage_and_its_sheets_are_drawn(runs) -> None:
     assert "| tissue | tiny | 6 of 2 |" in (runs / "model" / "README.md").read_text()
     assert [p.name for p in sorted((runs / "tissue" / "sheets").iterdir())] == ["step-0000003.png", "step-0000006.png"]
 
 
 def test_tissues_of_another_table_and_for_another_stage_are_refused(runs, tmp_path, capsys) -> None:
-    with pytest.raises(ModelError, match="drawn around 4 classes, the torso table has 21"):
-        tissue_to_tell(runs / "tissue", None, TORSO)
+    with pytest.raises(ModelError, match="around other classes than those of the torso table"):
+        tissue_beside(runs / "tissue", None, TORSO)
+    with pytest.raises(ModelError, match="trained a SliceGenerator, not a TissueNetwork"):
+        tissue_beside(runs / "slices", None, TORSO)
+    # Where they only come with what is started from, they are left out.
+    assert tissue_beside(None, str(runs / "model"), TORSO) is None
+    assert "another label table" in capsys.readouterr().err
     words = ["--tissue", str(runs / "tissue"), *SHORT]
     assert main(["train", "masks", str(runs / "prepared"), str(tmp_path / "masks"), *words]) == 1
     assert "--tissue is for slices, not for masks" in capsys.readouterr().err

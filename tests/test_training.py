@@ -29,7 +29,7 @@ from guidegen_data.training import stages
 from guidegen_data.training.fit import FitConfig, fit
 from guidegen_data.training.latents import load_latent_data
 from guidegen_data.training.masks import coarsen_labels, load_mask_data, read_volume_ratio
-from guidegen_data.training.stages import load_part
+from guidegen_data.training.run_state import load_part
 
 STAGES = ("autoencoder", "masks", "slices")
 SHORT = ["--recipe", "tiny", "--num-steps", "12", "--validate-every", "4", "--accumulate", "2", "--device", "cpu"]

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+    from guidegen_data.anatomy import TISSUES
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from, write_anatomy
     from guidegen_data.errors import ModelError
     from guidegen_data.models.autoencoder import CTAutoencoder
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.training.initial import Initial
     from guidegen_data.training.masks import read_volume_ratio
     from guidegen_data.training.provenance import model_card
-    from guidegen_data.training.stages import load_part
+    from guidegen_data.training.run_state import load_part
 
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
         raise ModelError(f"{args.out} holds something that is no model; choose an empty folder.")
@@ -63,12 +64,15 @@ def run(args: argparse.Namespace) -> int:
     masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
     held = args.slices / Initial.TISSUE.value
     tissue = load_part(TissueNetwork, held) if held.is_dir() else None
+    slices = load_part(SliceGenerator, _weights(args.slices, args.checkpoint))
+    if slices.config.num_classes != anatomy.num_classes + (0 if tissue is None else len(TISSUES)):
+        raise ModelError(f"{args.slices} learned another label table than {anatomy.name}; give runs that agree.")
     decoder = _weights(args.decoder, args.checkpoint) if args.decoder else args.slices / "autoencoder"
     pipe = GuideGenPipeline(
         masks,
         CategoricalScheduler(num_classes=masks.config.num_classes, last_timestep=args.last_timestep),
         load_part(CTAutoencoder, decoder),
-        load_part(SliceGenerator, _weights(args.slices, args.checkpoint)),
+        slices,
         FlowMatchEulerDiscreteScheduler(),
         tissue_network=tissue,
         anatomy_name=anatomy.name,

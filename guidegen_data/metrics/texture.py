@@ -66,17 +66,18 @@ class Surroundings:
 
 
 def surroundings(ct_hu: np.ndarray, label_map: np.ndarray) -> Surroundings | None:
-    """Of a CT and its label map (X, Y, Z); None where there is no body outside the classes."""
+    """Of a CT and its label map (X, Y, Z); None where fewer than 300 voxels of the body are outside the classes."""
     body = _filled_slices(ct_hu > _BODY_HU)
-    around = ndimage.binary_erosion(body, structure=np.ones((3, 3, 1)), iterations=2) & (label_map == 0)
-    if not around.any():
+    inner = ndimage.binary_erosion(body, structure=np.ones((3, 3, 1)), iterations=2) & (label_map == 0)
+    around = inner & (ct_hu > _BODY_HU)  # gas in bowel and airways is no tissue
+    if around.sum() < _LEAST_VOXELS:
         return None
     outline = body & ~ndimage.binary_erosion(body, structure=np.ones((3, 3, 1)))
     changed = (body[..., 1:] != body[..., :-1]).sum(axis=(0, 1))
     around_both = outline[..., 1:].sum(axis=(0, 1)) + outline[..., :-1].sum(axis=(0, 1))
     step = 2 * changed.sum() / max(around_both.sum(), 1)
     # Voxels of the outer shell that are neither air nor tissue, over the length of the outline.
-    shell = ndimage.binary_dilation(body, structure=np.ones((3, 3, 1)), iterations=2) & ~around & (label_map == 0)
+    shell = ndimage.binary_dilation(body, structure=np.ones((3, 3, 1)), iterations=2) & ~inner & (label_map == 0)
     between = shell & (ct_hu > _AIR_HU) & (ct_hu < _FAT_HU)
     hu = np.clip(ct_hu[around], *_SOFT_RANGE_HU).astype(np.float32)
     return Surroundings(np.percentile(hu, np.arange(1, 100)), float(step), float(between.sum() / max(outline.sum(), 1)))

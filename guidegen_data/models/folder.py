@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -31,3 +32,8 @@ def fingerprint_of(folder: Path) -> str:
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def anatomy_name_of(folder: Path) -> str:
+    """Name of the label table that a model folder was made for."""
+    return str(json.loads((folder / "model_index.json").read_text()).get("anatomy_name", "torso"))

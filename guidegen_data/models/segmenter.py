@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from guidegen_data.models.autoencoder import compand
+from guidegen_data.models.folded_unet import FOLD, folded, folded_unet, multiple_of
 
 #: HU about which organs differ, and half the width of the window.
 _CENTRE_HU, _HALF_WIDTH_HU = 40.0, 200.0
-_FOLD = 2
 #: Weight of a voxel of an organ: the smallest ones hold one voxel in two thousand.
 _ORGAN_WEIGHT = 10.0
 #: Weight of the sizes of unknown organs, and where their penalty ends: untrained, all are far too large.
@@ -31,35 +30,19 @@ class Segmenter(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, num_classes: int, channels: tuple[int, ...] = (16, 32, 64, 128), num_res_units: int = 2) -> None:
         super().__init__()
-        strides = (1, *(2 for _ in channels[2:]))
-        self.network = UNet(
-            spatial_dims=3,
-            in_channels=2 * _FOLD**3,
-            out_channels=channels[0],
-            channels=channels,
-            strides=strides,
-            num_res_units=num_res_units,
-        )
+        self.network = folded_unet(2, channels, num_res_units)
         self.head = nn.Conv3d(channels[0], num_classes, kernel_size=1)
 
     @property
     def multiple(self) -> int:
         """What the sides of a volume must be multiples of."""
-        return _FOLD * 2 ** (len(self.config.channels) - 2)
+        return multiple_of(self.config.channels)
 
     def forward(self, ct_hu: Tensor) -> Tensor:
         """Logits of the classes at every voxel."""
         soft = ((ct_hu - _CENTRE_HU) / _HALF_WIDTH_HU).clamp(-1, 1)
-        logits = self.head(self.network(_folded(torch.cat([compand(ct_hu), soft], dim=1))))
-        return F.interpolate(logits.float(), scale_factor=float(_FOLD), mode="trilinear")
-
-
-def _folded(x: Tensor) -> Tensor:
-    """(B, C, X, Y, Z) -> (B, 8 C, X/2, Y/2, Z/2)."""
-    b, c, *size = x.shape
-    w, h, d = (n // _FOLD for n in size)
-    x = x.reshape(b, c, w, _FOLD, h, _FOLD, d, _FOLD).permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return x.reshape(b, c * _FOLD**3, w, h, d)
+        logits = self.head(self.network(folded(torch.cat([compand(ct_hu), soft], dim=1))))
+        return F.interpolate(logits.float(), scale_factor=float(FOLD), mode="trilinear")
 
 
 def partial_losses(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from guidegen_data.anatomy import PHASES
+from guidegen_data.anatomy import PHASES, TISSUES
 from guidegen_data.models.hu_prior import HU_CHANNELS, HUPrior, hu_planes
-from guidegen_data.models.tissue import TISSUES
 from guidegen_data.models.unet3d import TextPool
 
 #: Level that marks "there is no previous slice"; its latents are then zero.
@@ -25,7 +27,7 @@ class SliceGenerator(ModelMixin, ConfigMixin):
     The mask enters as class fractions of the slice and its two neighbours, reduced by a small encoder once a slice; the
     previous slice's latents enter with noise of a known level, so that sampling errors look like training noise. With
     `organ_hu` it is also told the median HU of every class (see `models.hu_prior`), as the slices painted with them.
-    Tissues around the classes (`models.tissue`) are classes to it, the last ones of `num_classes`.
+    With `tissues` the last of `num_classes` are those around the classes of a table (`models.tissue`).
     """
 
     @register_to_config
@@ -39,6 +41,7 @@ class SliceGenerator(ModelMixin, ConfigMixin):
         token_size: int = 384,
         vector_size: int = 128,
         organ_hu: bool = False,
+        tissues: bool = False,
     ) -> None:
         super().__init__()
         if downsampling != 4:
@@ -68,22 +71,19 @@ class SliceGenerator(ModelMixin, ConfigMixin):
         self.num_classes = num_classes
         self.hu_prior = HUPrior(num_classes, len(PHASES)) if organ_hu else None
 
-    def widened(self, name: str, held: Tensor) -> Tensor | None:
-        """A weight of a generator that was told no HU, or of no tissues around the classes, made one of this network:
-        zeros for HU, and for tissues what it did where no class lay. None for any other weight."""
-        first = self.mask_encoder[0].weight
-        if name != "mask_encoder.0.weight" or self.hu_prior is None or held.shape == first.shape:
+    def widened(self, name: str, held: Tensor, config: Mapping[str, Any]) -> Tensor | None:
+        """A weight of a generator of that configuration, which was told no HU or no tissues, made one of this network:
+        zeros for HU, and for tissues what it did where no class lay. None for any other weight, or another table."""
+        more = self.config.num_classes - config.get("num_classes", 21)
+        grown = more == len(TISSUES) if self.config.tissues and not config.get("tissues", False) else more == 0
+        if name != "mask_encoder.0.weight" or not grown or (config.get("organ_hu") and self.hu_prior is None):
             return None
-        told = 3 * HU_CHANNELS
-        for num_classes in (self.num_classes, self.num_classes - len(TISSUES)):
-            for num_told in (0, told):
-                if held.shape[1] == 3 * num_classes + num_told:
-                    classes = held[:, : 3 * num_classes].unflatten(1, (3, num_classes)).to(first)
-                    more = classes[:, :, :1].expand(-1, -1, self.num_classes - num_classes, -1, -1)
-                    of_hu = held[:, 3 * num_classes :].to(first)
-                    none = torch.zeros_like(first[:, : told - num_told])
-                    return torch.cat([torch.cat([classes, more], dim=2).flatten(1, 2), of_hu, none], dim=1)
-        return None
+        first = self.mask_encoder[0].weight
+        num_classes, held = self.config.num_classes - more, held.to(first)
+        classes = held[:, : 3 * num_classes].unflatten(1, (3, num_classes))
+        of_tissues = classes[:, :, :1].expand(-1, -1, more, -1, -1)
+        wide = torch.cat([torch.cat([classes, of_tissues], dim=2).flatten(1, 2), held[:, 3 * num_classes :]], dim=1)
+        return torch.cat([wide, torch.zeros_like(first[:, wide.shape[1] :])], dim=1)
 
     def encode_mask(self, labels: Tensor, class_hu: Tensor | None = None) -> Tensor:
         """Features (B, M, X/4, Y/4) of a mask slice with its neighbours below and above. labels (B, 3, X, Y) int.

@@ -11,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
-#: Their ids follow those of a label table.
-TISSUES = ("fat", "soft tissue", "bone")
+from guidegen_data.anatomy import TISSUES
+from guidegen_data.models.folded_unet import FOLD, folded, folded_unet, multiple_of, unfolded
+
 #: Below the first the air around the body and the gas in it, then each tissue up to the next bound.
 _BOUNDS_HU = (-300.0, -30.0, 160.0)
-_FOLD = 2
 
 
 def tissues_of(ct_hu: Tensor) -> Tensor:
@@ -43,30 +42,18 @@ class TissueNetwork(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         self.classes = nn.Embedding(num_classes, class_features)
-        self.network = UNet(
-            spatial_dims=3,
-            in_channels=class_features * _FOLD**3,
-            out_channels=channels[0],
-            channels=channels,
-            strides=(1, *(2 for _ in channels[2:])),
-            num_res_units=num_res_units,
-        )
-        self.head = nn.Conv3d(channels[0], (1 + len(TISSUES)) * _FOLD**3, kernel_size=1)
+        self.network = folded_unet(class_features, channels, num_res_units)
+        self.head = nn.Conv3d(channels[0], (1 + len(TISSUES)) * FOLD**3, kernel_size=1)
 
     @property
     def multiple(self) -> int:
         """What the sides of a label map must be multiples of."""
-        return _FOLD * 2 ** (len(self.config.channels) - 2)
+        return multiple_of(self.config.channels)
 
     def forward(self, label_map: Tensor) -> Tensor:
         """Logits at every voxel, whatever class it has."""
-        x = self.classes(label_map.long())  # (B, X, Y, Z, E)
-        b, e = len(x), x.shape[-1]
-        w, h, d = (n // _FOLD for n in label_map.shape[1:])
-        x = x.reshape(b, w, _FOLD, h, _FOLD, d, _FOLD, e).permute(0, 2, 4, 6, 7, 1, 3, 5)
-        logits = self.head(self.network(x.reshape(b, e * _FOLD**3, w, h, d))).float()
-        parts = logits.reshape(b, -1, _FOLD, _FOLD, _FOLD, w, h, d).permute(0, 1, 5, 2, 6, 3, 7, 4)
-        return parts.reshape(b, -1, *label_map.shape[1:])
+        x = self.classes(label_map.long()).movedim(-1, 1)
+        return unfolded(self.head(self.network(folded(x))).float())
 
     @torch.inference_mode()
     def fill(self, label_maps: Tensor) -> Tensor:
@@ -76,8 +63,11 @@ class TissueNetwork(ModelMixin, ConfigMixin):
         """
         filled = []
         for label_map in label_maps:
-            # Averaged over neighbours: each fold is drawn by weights of its own, and its seams would show.
-            tissue = F.avg_pool3d(self(label_map[None]), 3, stride=1, padding=1, count_include_pad=False)[0].argmax(0)
+            # Each fold is drawn by weights of its own: averaged over neighbours its seams do not show. Voxels of
+            # classes say nothing, since the network learned nothing there.
+            free = (label_map == 0).float()[None, None]
+            belief = F.avg_pool3d(self(label_map[None]).softmax(dim=1) * free, 3, stride=1, padding=1)[0]
+            tissue = belief.argmax(dim=0)
             other = (label_map == 0) & (tissue > 0)
             filled.append(torch.where(other, self.config.num_classes - 1 + tissue, label_map.long()).to(torch.uint8))
         return torch.stack(filled)

@@ -113,6 +113,15 @@ def load_case(path: Path) -> TrainingCase:
         raise SourceError(f"{path} is damaged; delete it and run the same prepare command again.") from error
 
 
+def has_ct(path: Path) -> bool:
+    """Whether a prepared case has a CT, without unpacking it; SourceError when the file is damaged."""
+    try:
+        with np.load(path) as data:
+            return "ct_hu" in data.files
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path} is damaged; delete it and run the same prepare command again.") from error
+
+
 def load_cases(paths: Sequence[Path], workers: int = 1) -> Iterator[TrainingCase]:
     """Prepared cases in order, unpacked by so many threads: most of reading a case is unpacking it."""
     with ThreadPoolExecutor(max(1, workers)) as pool:

@@ -15,9 +15,9 @@ from guidegen_data.training.adversarial import BesideDiscriminator, texture_gap
 from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import Step, step_generator
 from guidegen_data.training.parallel import join
-from guidegen_data.training.run_state import best_or_last
+from guidegen_data.training.run_state import best_or_last, load_part
 from guidegen_data.training.sheets import autoencoder_sheet
-from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage, load_part
+from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
 
 #: A generated latent is not quite a real one: the decoder learns from real ones with up to this much noise, in units of
 #: their standard deviation.

@@ -34,7 +34,7 @@ _CLASSES = {
 }
 
 #: What belongs to the vocabulary of a model, not to its size.
-_OF_THE_TABLE = {"num_classes", "fields", "lesion_class"}
+_OF_THE_TABLE = {"num_classes", "fields", "lesion_class", "tissues"}
 
 
 def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,32 +44,49 @@ def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any])
     """
     if model is None:
         return dict(recipe)
-    folder = part_folder(model, part)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {model!r} has no readable {part.value}/config.json; copy its folder again.") from error
-    if (held := config.get("_class_name", _CLASSES[part])) != _CLASSES[part]:
-        raise ModelError(f"{model!r} is a run that trained a {held}, not a {_CLASSES[part]}; give a run of this stage.")
+    config = _config(part_folder(model, part), model, part)
     kept = {k: v for k, v in config.items() if not k.startswith("_") and k not in _OF_THE_TABLE}
     return {**recipe, **{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}}
 
 
 def part_folder(model: str, part: Initial) -> Path:
-    """Where a part's weights lie: in a whole model, or in a run that trained that part or learned beside it."""
+    """Where a part's weights lie: in a whole model, or in a run that trained that part or learned beside it.
+
+    ModelError for neither, and for a run of another stage.
+    """
     try:
         return model_folder(model) / part.value
     except ModelError:
-        beside, of_run = Path(model) / part.value, best_or_last(Path(model))
+        of_run = best_or_last(Path(model))
         if not (of_run / "config.json").exists():
             raise
-        # A run of slices holds the autoencoder and the tissues that it learned with.
-        with_it = part in (Initial.AUTOENCODER, Initial.TISSUE) and _class_of(of_run) == _CLASSES[Initial.SLICES]
-        return beside if with_it else of_run
+    # A run of slices holds the autoencoder and the tissues that it learned with.
+    if part in (Initial.AUTOENCODER, Initial.TISSUE) and _class_of(of_run) == _CLASSES[Initial.SLICES]:
+        return Path(model) / part.value
+    return trained_part(Path(model), part)
+
+
+def trained_part(run: Path, part: Initial) -> Path:
+    """The weights of a run that trained a part: the best validated or the last ones; ModelError for another run."""
+    folder = best_or_last(run)
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{run} holds no trained {_CLASSES[part]}; train that stage first.")
+    if (held := _class_of(folder)) != _CLASSES[part]:
+        raise ModelError(f"{run} is a run that trained a {held}, not a {_CLASSES[part]}; give a run of that stage.")
+    return folder
 
 
 def _class_of(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text()).get("_class_name"))
+
+
+def _config(folder: Path, model: str, part: Initial) -> dict[str, Any]:
+    if not folder.exists():
+        raise ModelError(f"model {model!r} has no {part.value} to start from; leave --init for this stage.")
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {model!r} has no readable {part.value}/config.json; copy its folder again.") from error
 
 
 def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
@@ -82,14 +99,14 @@ def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
         return
     from safetensors.torch import load_file
 
-    path = part_folder(model, part) / "diffusion_pytorch_model.safetensors"
+    folder = part_folder(model, part)
     try:
-        held = load_file(path)
+        held = load_file(folder / "diffusion_pytorch_model.safetensors")
     except Exception as error:  # safetensors raises many kinds for a damaged file
         raise ModelError(f"{part.value} of model {model!r} cannot be read; copy its folder again.") from error
     own = network.state_dict()
-    widened = getattr(network, "widened", lambda name, value: None)
-    grown = {name: wide for name, value in held.items() if (wide := widened(name, value)) is not None}
+    widened, config = getattr(network, "widened", lambda *_: None), _config(folder, model, part)
+    grown = {name: wide for name, value in held.items() if (wide := widened(name, value, config)) is not None}
     taken = {k: v.to(own[k].dtype) for k, v in (held | grown).items() if k in own and own[k].shape == v.shape}
     share = sum(v.numel() for v in taken.values()) / sum(v.numel() for v in own.values())
     if share < 0.5:

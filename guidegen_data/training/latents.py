@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -9,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from guidegen_data.anatomy import PHASES, Anatomy
+from guidegen_data.anatomy import PHASES, TISSUES, Anatomy
 from guidegen_data.anatomy_files import register
-from guidegen_data.errors import SourceError
+from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.hu_prior import median_hu
 from guidegen_data.models.inhomogeneity import inhomogeneity
 from guidegen_data.models.text import TextEncoder
-from guidegen_data.models.tissue import TISSUES, TissueNetwork
+from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.reports.findings import SEXES, Findings
 from guidegen_data.sources.prepared import case_paths, load_case
 from guidegen_data.sources.processes import spread, worth_starting
@@ -96,14 +97,20 @@ def load_latent_data(
 ) -> LatentData:
     """Encodes every prepared case that has a CT, once, read by so many processes; kept in `cache` for the next run.
 
-    With a `tissue` network its tissues are further classes of the label maps.
+    With a `tissue` network its tissues are further classes of the label maps; ModelError where what is kept has others.
 
     The latent statistics are measured on some of the cases first, unless they were `measured` on others already.
     SourceError when no case has a CT.
     """
     names = [f.name for f in fields(LatentData)]
     held = torch.load(cache, weights_only=True) if cache.exists() else {}
+    told = "" if tissue is None else weights_digest(tissue)
     if held.keys() >= set(names):  # not those of one written before there was all of this
+        if held.get("tissue", "") != told:
+            raise ModelError(
+                f"{cache.parent} was begun {'with other' if held.get('tissue') else 'without'} tissues"
+                f"{'' if told else ', and none are given now'}; use the same ones, or another run folder."
+            )
         autoencoder.latent_mean.copy_(held["mean"])
         autoencoder.latent_std.copy_(held["std"])
         return LatentData(*(held[name] for name in names))
@@ -125,9 +132,17 @@ def load_latent_data(
     data = LatentData(**{name: torch.stack([row.pop(name) for row in rows]) for name in names})
     state = {"mean": autoencoder.latent_mean.cpu(), "std": autoencoder.latent_std.cpu()}
     part = cache.with_suffix(".part")
-    torch.save({**{name: getattr(data, name) for name in names}, **state}, part)
+    torch.save({**{name: getattr(data, name) for name in names}, **state, "tissue": told}, part)
     os.replace(part, cache)
     return data
+
+
+def weights_digest(network: nn.Module) -> str:
+    """What tells a network's weights from any others, whatever device and precision they are in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + value.float().half().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _with_tissues(row: dict[str, Any], ct_hu: np.ndarray, tissue: TissueNetwork) -> dict[str, np.ndarray]:

@@ -95,3 +95,11 @@ def _step_of(line: str) -> float:
 def best_or_last(run: Path) -> Path:
     """The folder of a run's weights: the best validated ones where it was validated, else the last."""
     return run / "best" if (run / "best" / "config.json").exists() else run / "model"
+
+
+def load_part(kind: type, folder: Path):
+    """One trained network from a run's `model` folder. ModelError when it is missing or damaged."""
+    try:
+        return kind.from_pretrained(folder, use_safetensors=True).eval()  # type: ignore[attr-defined]
+    except Exception as error:
+        raise ModelError(f"{folder} holds no trained {kind.__name__}; train that stage first.") from error

@@ -17,8 +17,9 @@ from guidegen_data.sources.prepared import case_paths, load_case, training_folde
 from guidegen_data.training.fit import FitConfig, Step, step_generator
 from guidegen_data.training.parallel import join
 from guidegen_data.training.recipes import StageRecipe
+from guidegen_data.training.run_state import load_part
 from guidegen_data.training.sheets import label_sheet
-from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage, load_part
+from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
 
 #: Training patients that must show an organ before it is drawn in others.
 MIN_SHOWN = 5

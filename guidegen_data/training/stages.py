@@ -7,33 +7,32 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import fmean, geometric_mean
 
 import torch
 from torch import Tensor, nn
 
-from guidegen_data.anatomy import Anatomy
+from guidegen_data.anatomy import TISSUES, Anatomy
 from guidegen_data.anatomy_files import FILE_NAME, write_anatomy
 from guidegen_data.diffusion.categorical import CategoricalScheduler
-from guidegen_data.errors import ModelError, SourceError
+from guidegen_data.errors import SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder, autoencoder_loss
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler, mask_loss
 from guidegen_data.models.precision import channels_last, compute_dtype, contiguous, place
 from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
-from guidegen_data.models.tissue import TISSUES, TissueNetwork
 from guidegen_data.reports.fields import field_names
 from guidegen_data.sources.bases import find_bases
 from guidegen_data.sources.prepared import case_paths, load_cases, training_folder, validation_folder
 from guidegen_data.sources.volumes import Volume, read_ct, resample_ct, without_table
+from guidegen_data.training.beside import autoencoder_beside, tissue_beside
 from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import FitConfig, Step, fit, step_generator
-from guidegen_data.training.initial import Initial, initial_network, part_folder, start_from
+from guidegen_data.training.initial import Initial, initial_network, start_from
 from guidegen_data.training.latents import LatentData, load_latent_data
 from guidegen_data.training.masks import MaskData, fit_layouts, load_mask_data, write_volume_ratio
 from guidegen_data.training.parallel import Parallel, join
 from guidegen_data.training.recipes import StageRecipe
-from guidegen_data.training.run_state import best_or_last
 from guidegen_data.training.sheets import autoencoder_sheet, mask_sheet, slice_sheet
 
 #: Batches that a validation takes, and the seed of all its random numbers.
@@ -162,10 +161,11 @@ def train_slices(
     """
     parallel, device = join(setting.device)
     run_dir, fit_config = setting.run_dir, setting.recipe.fit
-    autoencoder = load_part(CTAutoencoder, _autoencoder_folder(autoencoder_run, setting.initial)).to(device)
+    network = initial_network(setting.initial, Initial.SLICES, setting.recipe.network)
+    autoencoder = autoencoder_beside(autoencoder_run, setting.initial, setting.anatomy).to(device)
     run_dir.mkdir(parents=True, exist_ok=True)
     held = validation_folder(folder) if fit_config.validate_every else None
-    tissue = tissue_to_tell(tissue_run, setting.initial, setting.anatomy)
+    tissue = tissue_beside(tissue_run, setting.initial, setting.anatomy)
     with parallel.first():
         how = (setting.anatomy, autoencoder, TextEncoder())
         # As it will be when it draws for the slices, and several times as fast.
@@ -187,9 +187,9 @@ def train_slices(
         autoencoder.save_pretrained(run_dir / "autoencoder")
         if tissue is not None:
             tissue.save_pretrained(run_dir / Initial.TISSUE.value)
-    network = initial_network(setting.initial, Initial.SLICES, setting.recipe.network)
     num_tissues = 0 if tissue is None else len(TISSUES)
-    model = SliceGenerator(num_classes=setting.anatomy.num_classes + num_tissues, **network)
+    num_classes = setting.anatomy.num_classes + num_tissues
+    model = SliceGenerator(num_classes=num_classes, tissues=tissue is not None, **network)
 
     def loss_on(data: LatentData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -241,9 +241,10 @@ def fit_stage(
 def _validation(
     loss_of: Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]], config: FitConfig, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """Geometric means of the losses of the same few batches each time: what differs is the network.
+    """Mean losses of the same few batches each time: what differs is the network.
 
-    So a batch with an odd contour, whose loss is ten times that of the others, weighs no more than they do.
+    The mean of the total, by which weights are chosen, is geometric: a batch with an odd contour, whose loss is ten
+    times that of the others, weighs no more than they do.
     """
 
     @torch.no_grad()
@@ -254,40 +255,8 @@ def _validation(
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type in ("cpu", "cuda")):
                 losses = loss_of(model, index, step_generator(SHEET_SEED, index))
             for name, value in losses.items():
-                held.setdefault(name, []).append(max(float(value), _LEAST_LOSS))
-        return {name: geometric_mean(values) for name, values in held.items()}
+                held.setdefault(name, []).append(float(value))
+        totals = [max(value, _LEAST_LOSS) for value in held["total"]]
+        return {name: fmean(values) for name, values in held.items()} | {"total": geometric_mean(totals)}
 
     return validate
-
-
-def _autoencoder_folder(run: Path | None, initial: str | None) -> Path:
-    if run is not None:
-        return best_or_last(run)
-    if initial is None:
-        raise ModelError("slices are trained in the latents of an autoencoder; give its run, or a model to start from.")
-    return part_folder(initial, Initial.AUTOENCODER)
-
-
-def tissue_to_tell(run: Path | None, initial: str | None, anatomy: Anatomy) -> TissueNetwork | None:
-    """The network of a run of `guidegen train tissue`, else that of the model or run of slices to start from, if any.
-
-    ModelError when it draws around the classes of another table.
-    """
-    held = best_or_last(run) if run is not None else None if initial is None else part_folder(initial, Initial.TISSUE)
-    if held is None or (run is None and not (held / "config.json").exists()):
-        return None
-    network = load_part(TissueNetwork, held)
-    if network.config.num_classes != anatomy.num_classes:
-        raise ModelError(
-            f"the tissues are drawn around {network.config.num_classes} classes, the {anatomy.name} table has "
-            f"{anatomy.num_classes}; train them on the same prepared folder."
-        )
-    return network.requires_grad_(False)
-
-
-def load_part(kind: type, folder: Path):
-    """One trained network from a run's `model` folder. ModelError when it is missing or damaged."""
-    try:
-        return kind.from_pretrained(folder, use_safetensors=True).eval()  # type: ignore[attr-defined]
-    except Exception as error:
-        raise ModelError(f"{folder} holds no trained {kind.__name__}; train that stage first.") from error

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from guidegen_data.anatomy import TISSUES
 from guidegen_data.errors import ModelError, SourceError
-from guidegen_data.models.tissue import TISSUES, TissueNetwork, tissues_of
-from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
-from guidegen_data.sources.processes import spread, worth_starting
+from guidegen_data.models.tissue import TissueNetwork, tissues_of
+from guidegen_data.sources.prepared import case_paths, has_ct, load_case, training_folder, validation_folder
 from guidegen_data.training.fit import Step, step_generator
 from guidegen_data.training.initial import Initial, initial_network, start_from
 from guidegen_data.training.parallel import join
@@ -33,9 +33,9 @@ def train_tissue(folder: Path, setting: Setting) -> Iterator[Step]:
     model = TissueNetwork(num_classes=anatomy.num_classes, **network)
     if any(n % model.multiple for n in anatomy.shape):
         raise ModelError(f"the field must have a multiple of {model.multiple} voxels a side, got {anatomy.shape}.")
-    paths = _with_ct(training_folder(folder), setting.workers)
+    paths = _with_ct(training_folder(folder))
     held = validation_folder(folder) if fit_config.validate_every else None
-    apart = None if held is None else _with_ct(held, setting.workers)
+    apart = None if held is None else _with_ct(held)
 
     def loss_on(paths: Sequence[Path]):
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -45,10 +45,10 @@ def train_tissue(folder: Path, setting: Setting) -> Iterator[Step]:
         return loss_of
 
     def sheet(model: nn.Module, path: Path) -> None:
+        assert isinstance(model, TissueNetwork)
         label_map, ct_hu = _draw(apart or paths, _SHEET_CASES, step_generator(SHEET_SEED, 0))
-        with torch.no_grad():
-            made = torch.cat([model(one[None].to(device)).argmax(dim=1) for one in label_map])
-        tissue_sheet(tissues_of(ct_hu), made.cpu(), label_map, path)
+        made = model.fill(label_map.to(device)).cpu().long() - (anatomy.num_classes - 1)
+        tissue_sheet(tissues_of(ct_hu), made.clamp(min=0), label_map, path)
 
     start_from(model, setting.initial, Initial.TISSUE)
     yield from fit_stage(model, loss_on(paths), setting, parallel, device, loss_on(apart) if apart else None, sheet)
@@ -75,14 +75,8 @@ def _draw(paths: Sequence[Path], batch_size: int, generator: torch.Generator) ->
     return torch.stack([torch.from_numpy(c.label_map) for c in cases]), torch.stack(cts)
 
 
-def _with_ct(folder: Path, workers: int) -> list[Path]:
-    paths = case_paths(folder)
-    with spread(worth_starting(workers, len(paths))) as run:
-        held = [path for path, has in zip(paths, run(_has_ct, paths), strict=True) if has]
+def _with_ct(folder: Path) -> list[Path]:
+    held = [path for path in case_paths(folder) if has_ct(path)]
     if not held:
         raise SourceError(f"{folder} holds no case with a CT; tissues cannot be learned from label maps alone.")
     return held
-
-
-def _has_ct(path: Path) -> bool:
-    return load_case(path).ct_hu is not None
