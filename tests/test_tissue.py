@@ -15,6 +15,7 @@ from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.models.tissue import TissueNetwork, tissues_of
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.training.beside import autoencoder_beside, tissue_beside
+from guidegen_data.training.latents import LatentData
 from guidegen_data.training.tissue import tissue_loss
 
 SHORT = ["--recipe", "tiny", "--num-steps", "6", "--validate-every", "3", "--device", "cpu"]
@@ -100,6 +101,23 @@ def test_slices_that_were_told_of_no_tissues_draw_as_before_when_they_are() -> N
     # Three more classes in a table are no tissues.
     larger = SliceGenerator(num_classes=4 + len(TISSUES), organ_hu=True, **sizes)
     assert larger.widened(name, held[name], known.config) is None
+
+
+def test_a_loose_previous_slice_is_missing_or_further_below_in_two_of_three() -> None:
+    depth = 40
+    latents = torch.arange(depth).view(1, depth, 1, 1, 1).expand(1, depth, 1, 2, 2).half()
+    maps = torch.zeros(1, 8, 8, depth, dtype=torch.uint8)
+    rest = torch.zeros(1, 2, 3, 4), torch.zeros(1, 4), torch.zeros(1, 4, 2), torch.zeros(1)
+    data = LatentData(latents, maps, *rest)
+    for loose, shares in ((False, (1 / 12, 0)), (True, (1 / 3, 1 / 3))):
+        batch = data.batch(6000, torch.Generator().manual_seed(0), loose)
+        below = (batch["latents"] - batch["previous"])[:, 0, 0, 0]
+        inner = batch["latents"][:, 0, 0, 0] > 10
+        first = ~batch["has_previous"][inner]
+        far = (below[inner] > 1) & ~first
+        assert (first.float().mean(), far.float().mean()) == pytest.approx(shares, abs=0.03)
+        assert below[inner].max() <= 8
+        assert below[inner].min() == 1
 
 
 def test_a_model_with_tissues_tells_them_to_its_slices_and_publishes_none(runs, monkeypatch) -> None:

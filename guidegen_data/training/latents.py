@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from dataclasses import dataclass, fields, replace
@@ -19,6 +20,7 @@ from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.hu_prior import median_hu
 from guidegen_data.models.inhomogeneity import inhomogeneity
+from guidegen_data.models.precision import compute_dtype, place
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.reports.findings import SEXES, Findings
@@ -27,6 +29,8 @@ from guidegen_data.sources.processes import spread, worth_starting
 
 #: Prompts of one case that stage 2 learns from: they differ in what neither the map nor the data set tells.
 _VERSIONS = 2
+#: How many slices below the previous one may lie where it is loose.
+_FARTHEST = 8
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,29 @@ class LatentData:
         """The same data on a device, from where it is drawn."""
         return LatentData(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def batch(self, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random slices as the arguments of `slice_loss`; one slice in twelve is taken as the first of its volume."""
+    def batch(self, batch_size: int, generator: torch.Generator, loose: bool = False) -> dict[str, Tensor]:
+        """Random slices as the arguments of `slice_loss`; one slice in twelve is taken as the first of its volume.
+
+        Where the label map tells of the whole body the previous slice may be `loose`: one slice in three is a first one
+        and one in three has one from up to eight slices below. Then what lies where comes from the label map alone, and
+        what was drawn wrong in one slice is not carried on to the next.
+        """
         count, depth = self.latents.shape[:2]
         n = torch.randint(count, (batch_size,), generator=generator)
         z = torch.randint(depth, (batch_size,), generator=generator)
         version = torch.randint(self.tokens.shape[1], (batch_size,), generator=generator)
-        first = (torch.rand(batch_size, generator=generator) < 1 / 12) | (z == 0)
+        chance = torch.rand(batch_size, generator=generator)
+        first = (chance < (1 / 3 if loose else 1 / 12)) | (z == 0)
+        below = torch.ones_like(z)
+        if loose:
+            far = torch.randint(2, _FARTHEST + 1, (batch_size,), generator=generator)
+            below = torch.where(chance > 2 / 3, far, below)
         near = torch.stack([(z + k).clamp(0, depth - 1) for k in (-1, 0, 1)], dim=1)
-        n, z, version, first, near = (t.to(self.latents.device) for t in (n, z, version, first, near))
+        n, z, version, first, near, below = (t.to(self.latents.device) for t in (n, z, version, first, near, below))
         labels = self.labels[n[:, None], :, :, near]  # what is indexed comes first: (B, 3, X, Y)
         return {
             "latents": self.latents[n, z].float(),
-            "previous": self.latents[n, (z - 1).clamp(min=0)].float(),
+            "previous": self.latents[n, (z - below).clamp(min=0)].float(),
             "has_previous": ~first,
             "labels": labels,
             "tokens": self.tokens[n, version].float(),
@@ -117,14 +131,17 @@ def load_latent_data(
     paths = case_paths(folder)
     if not measured:
         measure_latents(autoencoder, _some_volumes(paths))
+    # In the precision in which it draws for the slices later on.
+    where = autoencoder.latent_mean.device
+    placed = None if tissue is None else place(copy.deepcopy(tissue), where, compute_dtype(where))
     rows: list[dict[str, Any]] = []
     with spread(worth_starting(workers, len(paths))) as run:
         cases = run(_CaseReader(anatomy, encoder), enumerate(paths))
         for row in tqdm(cases, total=len(paths), desc="encoding", unit="case", disable=None):
             if row is not None:
                 ct_hu = row.pop("ct_hu")
-                if tissue is not None:
-                    row |= _with_tissues(row, ct_hu, tissue)
+                if placed is not None:
+                    row |= _with_tissues(row, ct_hu, placed)
                 latents = encode_volume(autoencoder, torch.from_numpy(ct_hu)).half().cpu()
                 rows.append({"latents": latents, **{name: torch.from_numpy(v) for name, v in row.items()}})
     if not rows:
@@ -138,7 +155,7 @@ def load_latent_data(
 
 
 def weights_digest(network: nn.Module) -> str:
-    """What tells a network's weights from any others, whatever device and precision they are in."""
+    """What tells a network's weights from any others, stored in half or in full precision."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode() + value.float().half().cpu().contiguous().numpy().tobytes())

@@ -18,7 +18,7 @@ from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder, autoencoder_loss
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler, mask_loss
-from guidegen_data.models.precision import channels_last, compute_dtype, contiguous, place
+from guidegen_data.models.precision import channels_last, contiguous
 from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names
@@ -168,8 +168,6 @@ def train_slices(
     tissue = tissue_beside(tissue_run, setting.initial, setting.anatomy)
     with parallel.first():
         how = (setting.anatomy, autoencoder, TextEncoder())
-        # As it will be when it draws for the slices, and several times as fast.
-        placed = None if tissue is None else place(copy.deepcopy(tissue), device, compute_dtype(device))
         # A network that has learned in latents of some mean and deviation goes on in those.
         settled = setting.initial is not None and bool(autoencoder.latent_mean.any())
         data = load_latent_data(
@@ -178,10 +176,10 @@ def train_slices(
             run_dir / "latents.pt",
             measured=settled,
             workers=setting.workers,
-            tissue=placed,
+            tissue=tissue,
         )
         apart = None if held is None else load_latent_data(
-            held, *how, run_dir / "latents-validation.pt", measured=True, workers=setting.workers, tissue=placed
+            held, *how, run_dir / "latents-validation.pt", measured=True, workers=setting.workers, tissue=tissue
         )  # fmt: skip
     if parallel.is_main:
         autoencoder.save_pretrained(run_dir / "autoencoder")
@@ -193,7 +191,7 @@ def train_slices(
 
     def loss_on(data: LatentData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-            batch = data.batch(fit_config.batch_size, generator)
+            batch = data.batch(fit_config.batch_size, generator, loose=tissue is not None)
             return slice_loss(model, **batch, generator=generator, teacher=teacher, teacher_steps=teacher_steps)
 
         return loss_of
