@@ -166,6 +166,8 @@ def test_slices_that_start_from_a_model_are_told_of_its_tissues(runs, tmp_path) 
         config = json.loads((tmp_path / str(number) / "model" / "config.json").read_text())
         assert config["num_classes"] == 4 + len(TISSUES)
         assert (tmp_path / str(number) / "tissue_network" / "config.json").exists()
+    about = json.loads((tmp_path / "1" / "about.json").read_text())
+    assert about["tissue"]["steps"] == about["autoencoder"]["steps"] == 6
 
 
 def test_a_run_begun_without_tissues_is_not_gone_on_with_with_some(runs, tmp_path, capsys) -> None:

@@ -42,9 +42,12 @@ def write_about(
     """Notes in a run's folder what it is trained on, and how the networks that stage 2 takes over were trained."""
     # The name alone: a card is copied to others, and where a folder lay is nobody's business.
     about = {"recipe": recipe, "started_from": initial and Path(initial).name, **data_facts(data)}
+    taken_over = _json(Path(initial) / FILE_NAME) if initial else {}
     for name, other in (("autoencoder", autoencoder), ("tissue", tissue)):
         if other is not None:
             about[name] = run_facts(other)
+        elif name in taken_over:  # from the run of slices that this one starts from
+            about[name] = taken_over[name]
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / FILE_NAME, json.dumps(about, indent=1))
 
