@@ -62,7 +62,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         layout_width: float = 0.9,
         volume_ratio: Sequence[float] | None = None,
         delay_ct: int | None = None,
-        noise_hu: tuple[float, float] = (3.0, 12.0),
+        noise_hu: Sequence[float] = (3.0, 12.0),
         hold_hu: bool = True,
         noise_correlation: float = 0.0,
     ) -> None:
