@@ -72,12 +72,9 @@ def _throughput(figures: dict[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("peak memory", f"{peak} GiB")]
 
 
-def _throughput_before(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    return [("measured while slices started two steps after the one below, not one", ""), *_throughput(figures)]
-
-
-def _throughput_untold(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    return [("measured before slices were told of tissues, in a faster hour of the host", ""), *_throughput(figures)]
+def _throughput_when(when: str) -> Describe:
+    """The rows of another throughput result, under a line that tells when it was measured."""
+    return lambda figures: [(f"measured {when}", ""), *_throughput(figures)]
 
 
 def _posterior(figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -156,8 +153,10 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
     },
     "Time and memory": {
         "throughput": _throughput,
-        "throughput_before_tissues": _throughput_untold,
-        "throughput_epyc": _throughput_before,
+        "throughput_before_tissues": _throughput_when(
+            "before slices were told of tissues, in a faster hour of the host"
+        ),
+        "throughput_epyc": _throughput_when("while slices started two steps after the one below, not one"),
         "maisi": of.maisi,
         "mask_networks": _mask_networks,
     },

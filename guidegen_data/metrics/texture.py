@@ -13,6 +13,7 @@ from guidegen_data.anatomy import Anatomy
 _LEAST_VOXELS = 300
 _PATCH = 16  # voxels a side of the squares noise is measured on
 _LEAST_SLICES = 9
+_IN_PLANE = np.ones((3, 3, 1))  # neighbours in an axial slice
 #: Above it is body; below the next two air, and no tissue yet; the range within which HU around the classes count.
 _BODY_HU, _AIR_HU, _FAT_HU, _SOFT_RANGE_HU = -300, -900, -150, (-200, 300)
 
@@ -36,7 +37,7 @@ def organ_textures(ct_hu: np.ndarray, label_map: np.ndarray, anatomy: Anatomy) -
         if box is None:
             continue
         mask = label_map[box] == c.id
-        inner = ndimage.binary_erosion(mask, structure=np.ones((3, 3, 1)))
+        inner = ndimage.binary_erosion(mask, structure=_IN_PLANE)
         mask = inner if inner.sum() >= _LEAST_VOXELS else mask
         if mask.sum() >= _LEAST_VOXELS:
             found[c.name] = _texture(ct_hu[box].astype(np.float32), mask)
@@ -68,16 +69,16 @@ class Surroundings:
 def surroundings(ct_hu: np.ndarray, label_map: np.ndarray) -> Surroundings | None:
     """Of a CT and its label map (X, Y, Z); None where fewer than 300 voxels of the body are outside the classes."""
     body = _filled_slices(ct_hu > _BODY_HU)
-    inner = ndimage.binary_erosion(body, structure=np.ones((3, 3, 1)), iterations=2) & (label_map == 0)
+    inner = ndimage.binary_erosion(body, structure=_IN_PLANE, iterations=2) & (label_map == 0)
     around = inner & (ct_hu > _BODY_HU)  # gas in bowel and airways is no tissue
     if around.sum() < _LEAST_VOXELS:
         return None
-    outline = body & ~ndimage.binary_erosion(body, structure=np.ones((3, 3, 1)))
+    outline = body & ~ndimage.binary_erosion(body, structure=_IN_PLANE)
     changed = (body[..., 1:] != body[..., :-1]).sum(axis=(0, 1))
     around_both = outline[..., 1:].sum(axis=(0, 1)) + outline[..., :-1].sum(axis=(0, 1))
     step = 2 * changed.sum() / max(around_both.sum(), 1)
     # Voxels of the outer shell that are neither air nor tissue, over the length of the outline.
-    shell = ndimage.binary_dilation(body, structure=np.ones((3, 3, 1)), iterations=2) & ~inner & (label_map == 0)
+    shell = ndimage.binary_dilation(body, structure=_IN_PLANE, iterations=2) & ~inner & (label_map == 0)
     between = shell & (ct_hu > _AIR_HU) & (ct_hu < _FAT_HU)
     hu = np.clip(ct_hu[around], *_SOFT_RANGE_HU).astype(np.float32)
     return Surroundings(np.percentile(hu, np.arange(1, 100)), float(step), float(between.sum() / max(outline.sum(), 1)))

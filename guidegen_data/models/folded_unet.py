@@ -5,6 +5,8 @@ from __future__ import annotations
 from monai.networks.nets.unet import UNet
 from torch import Tensor
 
+from guidegen_data.errors import ModelError
+
 FOLD = 2
 
 
@@ -23,6 +25,12 @@ def folded_unet(in_channels: int, channels: tuple[int, ...], num_res_units: int)
 def multiple_of(channels: tuple[int, ...]) -> int:
     """What the sides of a volume must be multiples of for a network of these widths."""
     return FOLD * 2 ** (len(channels) - 2)
+
+
+def check_sides(shape: tuple[int, ...], multiple: int) -> None:
+    """ModelError when a field of these voxels cannot be halved as often as a network does."""
+    if any(n % multiple for n in shape):
+        raise ModelError(f"the field must have a multiple of {multiple} voxels a side, got {shape}.")
 
 
 def folded(x: Tensor) -> Tensor:

@@ -110,7 +110,11 @@ def load_case(path: Path) -> TrainingCase:
             ct = data["ct_hu"].astype(np.float32) if "ct_hu" in data.files else None
             return TrainingCase(data["label_map"], ct, Findings.from_dict(about), base)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise SourceError(f"{path} is damaged; delete it and run the same prepare command again.") from error
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> SourceError:
+    return SourceError(f"{path} is damaged; delete it and run the same prepare command again.")
 
 
 def has_ct(path: Path) -> bool:
@@ -119,7 +123,7 @@ def has_ct(path: Path) -> bool:
         with np.load(path) as data:
             return "ct_hu" in data.files
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{path} is damaged; delete it and run the same prepare command again.") from error
+        raise _damaged(path) from error
 
 
 def load_cases(paths: Sequence[Path], workers: int = 1) -> Iterator[TrainingCase]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import ModelError, SourceError
+from guidegen_data.models.folded_unet import check_sides
 from guidegen_data.models.segmenter import Segmenter, partial_losses
 from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
 from guidegen_data.training.fit import FitConfig, Step, step_generator
@@ -125,8 +126,7 @@ def train_segmenter(folder: Path, setting: Setting, wanted: Sequence[int]) -> It
         model = Segmenter(num_classes=anatomy.num_classes, **setting.recipe.network)
     else:
         model = trained_segmenter(Path(setting.initial), anatomy)
-    if any(n % model.multiple for n in anatomy.shape):
-        raise ModelError(f"the field must have a multiple of {model.multiple} voxels a side, got {anatomy.shape}.")
+    check_sides(anatomy.shape, model.multiple)
     most = source.most.to(device)
 
     def loss_on(source: PartialCases):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guidegen_data.anatomy import TISSUES
-from guidegen_data.errors import ModelError, SourceError
+from guidegen_data.errors import SourceError
+from guidegen_data.models.folded_unet import check_sides
 from guidegen_data.models.tissue import TissueNetwork, tissues_of
 from guidegen_data.sources.prepared import case_paths, has_ct, load_case, training_folder, validation_folder
 from guidegen_data.training.fit import Step, step_generator
@@ -31,8 +32,7 @@ def train_tissue(folder: Path, setting: Setting) -> Iterator[Step]:
     anatomy, fit_config = setting.anatomy, setting.recipe.fit
     network = initial_network(setting.initial, Initial.TISSUE, setting.recipe.network)
     model = TissueNetwork(num_classes=anatomy.num_classes, **network)
-    if any(n % model.multiple for n in anatomy.shape):
-        raise ModelError(f"the field must have a multiple of {model.multiple} voxels a side, got {anatomy.shape}.")
+    check_sides(anatomy.shape, model.multiple)
     paths = _with_ct(training_folder(folder))
     held = validation_folder(folder) if fit_config.validate_every else None
     apart = None if held is None else _with_ct(held)
