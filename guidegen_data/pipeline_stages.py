@@ -12,7 +12,14 @@ from torch import Tensor
 
 from guidegen_data.anatomy import PHASES, Anatomy, anatomy_named
 from guidegen_data.errors import ModelError
-from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes, mask_prompt, size_lean
+from guidegen_data.grounding import (
+    LesionPlacer,
+    expected_volumes_ml,
+    forbidden_classes,
+    mask_prompt,
+    size_bounds,
+    size_lean,
+)
 from guidegen_data.lesion_contrast import hold_lesion_hu
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.inhomogeneity import hold_organ_hu
@@ -21,6 +28,7 @@ from guidegen_data.models.noise_style import NoiseStyle, draw_style, with_noise
 from guidegen_data.models.sampling import sample_masks
 from guidegen_data.models.sampling_ct import sample_cts
 from guidegen_data.models.text import TextEncoder
+from guidegen_data.models.volume_bounds import VolumeBound
 from guidegen_data.reports.fields import field_values
 from guidegen_data.reports.findings import Findings
 
@@ -80,12 +88,15 @@ class StageSampling:
         generators = [torch.Generator().manual_seed((int(s) + _LAYOUTS) % 2**63) for s in seeds]
         return self.mask_sampler.layout.draw(fields, wanted.to(fields.device), generators, self.config.layout_width)
 
-    def constraints(self, findings: Sequence[Findings]) -> dict[str, Tensor]:
-        """What holds `sample_masks` to findings: `forbidden` and `lean`, each (B, K, X) on the sampler's grid."""
-        width, strength = self.mask_sampler.config.shape[0], self.config.size_strength
+    def constraints(self, findings: Sequence[Findings]) -> dict[str, Any]:
+        """What holds `sample_masks` to findings: `forbidden` and `lean`, each (B, K, X) on its grid, and `volumes`."""
+        shape, strength = self.mask_sampler.config.shape, self.config.size_strength
+        width = shape[0]
+        voxel_ml = float(np.prod(self.anatomy.field_mm)) / 1000 / float(np.prod(shape))
         return {
             "forbidden": torch.from_numpy(np.stack([forbidden_classes(f, width) for f in findings])),
             "lean": torch.from_numpy(np.stack([size_lean(f, width, strength) for f in findings])),
+            "volumes": [size_bounds(f, width, voxel_ml, self.config.volume_ratio) for f in findings],
         }
 
     def sample_masks(
@@ -97,6 +108,7 @@ class StageSampling:
         temperature: float = 1.0,
         forbidden: Tensor | None = None,
         lean: Tensor | None = None,
+        volumes: Sequence[Sequence[VolumeBound]] | None = None,
         known: Tensor | None = None,
         place: Callable[[float, Tensor], Placement | None] | None = None,
     ) -> Tensor:
@@ -112,6 +124,7 @@ class StageSampling:
             temperature,
             forbidden,
             lean,
+            volumes,
             known,
             place,
             None if self.config.volume_ratio is None else torch.tensor(self.config.volume_ratio),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,6 +12,7 @@ from guidegen_data.diffusion.categorical import CategoricalProcess, CategoricalS
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
 from guidegen_data.models.upsampling import upsample_keeping_volumes
+from guidegen_data.models.volume_bounds import VolumeBound, hold_volumes
 
 _NEVER = -1e4
 
@@ -28,6 +29,7 @@ def sample_masks(
     temperature: float = 1.0,
     forbidden: Tensor | None = None,
     lean: Tensor | None = None,
+    volumes: Sequence[Sequence[VolumeBound]] | None = None,
     known: Tensor | None = None,
     place: Callable[[float, Tensor], Placement | None] | None = None,
     volume_ratio: Tensor | None = None,
@@ -39,7 +41,8 @@ def sample_masks(
     the volumes it believes in are kept (`upsample_keeping_volumes`).
 
     `forbidden` (B, K, X) bool on the sampler's own grid marks classes that no belief may hold at that x; `lean`
-    (B, K, X) is added to the logits there, so that a class takes more or less room than it would. `known`
+    (B, K, X) is added to the logits there, so that a class takes more or less room than it would, and every belief is
+    held to the `volumes` of its case (`hold_volumes`). `known`
     (B, *shape) holds the labels that are given and -1 elsewhere: they are clamped in every belief, and kept as they are
     in the result. `place(t, belief)` is asked after every step, with the time in [0, 1] and the belief
     (B, K, X, Y, Z), for the lesions' places; None keeps the old ones. Where a lesion is new, x_s is drawn again as if
@@ -62,6 +65,8 @@ def sample_masks(
         if forbidden is not None:
             logits.masked_fill_(forbidden.to(logits.device)[..., None, None], _NEVER)
         belief = (logits if temperature == 1 else logits / temperature).softmax(dim=1)
+        if volumes is not None:
+            belief = hold_volumes(belief, volumes)
         if coarse is not None:
             given = one_hot(coarse.clamp(min=0), process.num_classes, belief.dtype)
             belief = torch.where((coarse >= 0).unsqueeze(1), given, belief)
@@ -75,7 +80,8 @@ def sample_masks(
     if volume_ratio is None:
         label_maps = upsample_belief(belief, shape)
     else:
-        label_maps = upsample_keeping_volumes(belief, shape, volume_ratio)
+        held = None if volumes is None else [[bound.class_id for bound in case] for case in volumes]
+        label_maps = upsample_keeping_volumes(belief, shape, volume_ratio, held)
     return label_maps if known is None else torch.where(known.to(x_t.device) >= 0, known.to(label_maps), label_maps)
 
 

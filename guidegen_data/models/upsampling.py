@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,30 +17,39 @@ _MAX_GAIN = 4.0
 _BLEND = 0.2
 
 
-def upsample_keeping_volumes(p_x0: Tensor, shape: tuple[int, int, int], volume_ratio: Tensor) -> Tensor:
+def upsample_keeping_volumes(
+    p_x0: Tensor,
+    shape: tuple[int, int, int],
+    volume_ratio: Tensor,
+    held: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
     """Label maps (B, *shape) uint8 of a belief (B, K, *s), blended with its neighbours and interpolated trilinearly.
 
     Blending takes the coarse grid's steps out of the borders; as volumes are kept, nothing thin is lost to it.
     The largest belief would make thin structures thinner: at a rib's border, and where two coarse voxels are mixed,
     background is the likelier. The expected volume knows better. Each class that comes out short of it is favoured by
     the one factor that makes up for the loss. `volume_ratio` (K,) is the volume of a class at full resolution over its
-    volume on the coarse grid, measured on the training maps, since making these coarse changes volumes too.
+    volume on the coarse grid, measured on the training maps, since making these coarse changes volumes too. The classes `held` of
+    a case are also cut down where they come out larger: what is unsure over a wide area wins most of that.
     """
     ratio, label_maps = volume_ratio.clone().to(p_x0.device), []
     ratio[0] = 0  # background is what is left
-    for belief in p_x0.float():
+    for b, belief in enumerate(p_x0.float()):
         shown = torch.nonzero(belief.flatten(1).amax(dim=1) > _LEAST).flatten()  # most of the time goes by classes
-        winner = _upsample(belief[shown], shape, ratio[shown])
+        cut = [int(i) for i, k in enumerate(shown.tolist()) if held is not None and k in held[b]]
+        winner = _upsample(belief[shown], shape, ratio[shown], cut)
         label_maps.append(shown[winner].to(torch.uint8))
     return torch.stack(label_maps)
 
 
-def _upsample(belief: Tensor, shape: tuple[int, int, int], volume_ratio: Tensor) -> Tensor:
+def _upsample(belief: Tensor, shape: tuple[int, int, int], volume_ratio: Tensor, held: list[int]) -> Tensor:
     """Which of the classes (K, *s) is shown at each voxel of the shape, int64."""
     fine = F.interpolate(_blended(belief)[None], size=shape, mode="trilinear", align_corners=False)[0]
-    best, second, winner = _two_largest(fine)
     per_voxel = fine[0].numel() / belief[0].numel()
     wanted = belief.flatten(1).sum(dim=1) * per_voxel * volume_ratio.to(belief)
+    for k in held:
+        _cut_down(k, fine, int(wanted[k]))
+    best, second, winner = _two_largest(fine)
     counts = torch.bincount(winner.flatten(), minlength=len(belief))
     short = [k for k in range(len(belief)) if counts[k] < (1 - _SHORT) * wanted[k]]
     for k in short:
@@ -56,6 +67,15 @@ def _favour(k: int, plane: Tensor, wanted: int, best: Tensor, second: Tensor, wi
     second[where] = torch.where(ahead, rival, torch.maximum(second[where], own.minimum(rival)))
     best[where] = torch.where(ahead, own, best[where])
     winner[where] = torch.where(ahead, k, leader)
+
+
+def _cut_down(k: int, fine: Tensor, wanted: int) -> None:
+    """Scales the belief in class k (of (K, *shape), in place) down to where it is the largest in no more voxels."""
+    rival = torch.cat([fine[:k], fine[k + 1 :]]).amax(dim=0)
+    won = torch.nonzero((fine[k] > rival).flatten()).flatten()
+    if len(won) > max(wanted, 1):
+        needed = rival.flatten()[won] / fine[k].flatten()[won]
+        fine[k] *= needed.kthvalue(max(wanted, 1)).values * 1.0001
 
 
 def _blended(belief: Tensor) -> Tensor:
