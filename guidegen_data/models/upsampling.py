@@ -29,8 +29,8 @@ def upsample_keeping_volumes(
     The largest belief would make thin structures thinner: at a rib's border, and where two coarse voxels are mixed,
     background is the likelier. The expected volume knows better. Each class that comes out short of it is favoured by
     the one factor that makes up for the loss. `volume_ratio` (K,) is the volume of a class at full resolution over its
-    volume on the coarse grid, measured on the training maps, since making these coarse changes volumes too. The classes `held` of
-    a case are also cut down where they come out larger: what is unsure over a wide area wins most of that.
+    volume on the coarse grid, measured on the training maps, since making these coarse changes volumes too. The
+    classes `held` of a case are also cut down where they come out larger: what is unsure over a wide area wins most.
     """
     ratio, label_maps = volume_ratio.clone().to(p_x0.device), []
     ratio[0] = 0  # background is what is left
