@@ -54,6 +54,10 @@ def organ_sizes(figures: dict[str, Any]) -> Rows:
             f"{figures['right_direction']}; {named}",
         )
     ]
+    if "as_asked" in figures:
+        each = ", ".join(f"{n} {r['as_asked']:g}" for n, r in organs.items() if r.get("as_asked", 1) < 1)
+        asked = f"the same, measured against the usual sizes (N = {figures['num_as_asked']}); not always"
+        rows.append((asked, f"{figures['as_asked']}; {each or 'none'}"))
     habitus = figures["rows"].get("habitus large")
     if habitus:
         rows.append((f"large patients wider than slim ones (N = {habitus['N']})", f"{habitus['right_direction']}"))

@@ -5,13 +5,16 @@ python -m benchmarks.organ_sizes --seeds 6
 Each organ with a graded size is drawn from the same seed as enlarged, normal and small, in a region that shows it; a
 pair counts as right when the organ has become larger (smaller) than the normal one by at least 3 %, and is still
 there: a small organ that shrank below a tenth was lost. Slim and large
-patients are compared by the width of the labelled trunk.
+patients are compared by the width of the labelled trunk, in tables that tell habitus by it. Where a table has usual
+sizes (`--model head-neck --name organ_sizes_head_neck`) it is also counted which organs are what was asked for against
+these: larger than the largest usual size, smaller than the smallest.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -38,10 +41,11 @@ def region_showing(organ: str, anatomy: Anatomy) -> str:
 
 
 def main() -> None:
-    """Measures and writes results/organ_sizes.json."""
+    """Measures and writes results/NAME.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="torso")
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--name", default="organ_sizes", help="of the results file")
     args = parser.parse_args()
     keep_freed_memory()
     pipe = GuideGenPipeline.from_pretrained(args.model)
@@ -53,7 +57,8 @@ def main() -> None:
             plain = Findings(region=region_showing(organ, anatomy), anatomy_name=anatomy.name)
             jobs += [(organ, s, seed, replace(plain, organs={organ: s})) for s in sizes]
             jobs += [(organ, "normal", seed, plain)] if sizes else []
-        jobs += [("habitus", h, seed, Findings(region="abdomen", habitus=h)) for h in HABITUS]
+        if anatomy.habitus_cm2 is None:
+            jobs += [("habitus", h, seed, Findings(region="abdomen", habitus=h)) for h in HABITUS]
     sizes_of: dict[tuple[str, str, int], float] = {}
     for start in tqdm(range(0, len(jobs), 4), desc="blocks", disable=None):
         block = jobs[start : start + 4]
@@ -66,6 +71,7 @@ def main() -> None:
             sizes_of[organ, status, seed] = value
     comparisons = {"enlarged": ("normal", 1), "small": ("normal", -1), "large": ("slim", 1)}
     rows: dict[str, dict[str, float | int]] = {}
+    voxel_ml = float(np.prod(anatomy.spacing_mm)) / 1000
     for what, (against, sign) in comparisons.items():
         for organ in (*graded, "habitus"):
             pairs = [
@@ -78,16 +84,30 @@ def main() -> None:
                 median = round(float(np.median([a / max(b, 1.0) for a, b in pairs])), 3)
                 kept = np.array([a >= _LOST * b for a, b in pairs])
                 right = round(float(((change > _LEAST) & kept).mean()), 3)
-                rows[f"{organ} {what}"] = {"N": len(pairs), "right_direction": right, "median_ratio": median}
+                row: dict[str, float | int] = {"N": len(pairs), "right_direction": right, "median_ratio": median}
+                if organ in anatomy.size_ml:
+                    row["as_asked"] = _as_asked([a * voxel_ml for a, _ in pairs], what, anatomy.size_ml[organ])
+                rows[f"{organ} {what}"] = row
     organs = [r for name, r in rows.items() if not name.startswith("habitus")]
-    total = sum(r["N"] for r in organs)
-    figures = {
-        "N": total,
-        "right_direction": round(sum(r["right_direction"] * r["N"] for r in organs) / total, 3),
+    measured = [r for r in organs if "as_asked" in r]
+    figures: dict[str, Any] = {
+        "N": sum(r["N"] for r in organs),
+        "right_direction": _mean_of(organs, "right_direction"),
         "rows": rows,
         "model_sha256": pipe.fingerprint,
     }
-    save("organ_sizes", figures, seed=700)
+    if measured:
+        figures |= {"as_asked": _mean_of(measured, "as_asked"), "num_as_asked": sum(r["N"] for r in measured)}
+    save(args.name, figures, seed=700)
+
+
+def _as_asked(volumes_ml: list[float], status: str, usual: tuple[float, float]) -> float:
+    low, high = usual
+    return round(float(np.mean([v > high if status == "enlarged" else v < low for v in volumes_ml])), 3)
+
+
+def _mean_of(rows: list[dict[str, float | int]], key: str) -> float:
+    return round(sum(r[key] * r["N"] for r in rows) / sum(r["N"] for r in rows), 3)
 
 
 if __name__ == "__main__":

@@ -165,6 +165,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "consistency_anchored": of.consistency,
         "consistency_network": of.consistency,
         "organ_sizes": of.organ_sizes,
+        "organ_sizes_head_neck": of.organ_sizes,
         "abstraction": of.abstraction,
     },
     "Does it look like a person?": {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from scipy import ndimage
 
@@ -44,19 +46,22 @@ def clean_up(
     return label_map, lost
 
 
-def nearest_kept(label_map: np.ndarray, gone: np.ndarray) -> np.ndarray:
+def nearest_kept(label_map: np.ndarray, gone: np.ndarray, but: Collection[int] = ()) -> np.ndarray:
     """The label map with every voxel of `gone` made the class of the nearest voxel that is not; both (X, Y, Z).
 
-    All that is nearer to a voxel than the nearest kept one is gone, so that one touches the voxel's own component: it
-    is looked for in the component's box, one voxel wider.
+    Classes in `but` are given nothing: the nearest voxel of another class counts. All that is nearer to a voxel than
+    the nearest kept one is gone or of such a class, so that one touches the voxel's own component of these: it is
+    looked for in the component's box, one voxel wider.
     """
     filled = label_map.copy()
-    components, _ = ndimage.label(gone)
+    passed_over = gone | np.isin(label_map, list(but)) if but else gone
+    components, _ = ndimage.label(passed_over)
     for number, box in enumerate(ndimage.find_objects(components), start=1):
         wide = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
-        nearest = ndimage.distance_transform_edt(gone[wide], return_distances=False, return_indices=True)
-        own = components[wide] == number
-        filled[wide][own] = label_map[wide][tuple(nearest)][own]
+        own = (components[wide] == number) & gone[wide]
+        if own.any():
+            nearest = ndimage.distance_transform_edt(passed_over[wide], return_distances=False, return_indices=True)
+            filled[wide][own] = label_map[wide][tuple(nearest)][own]
     return filled
 
 

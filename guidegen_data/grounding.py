@@ -29,7 +29,6 @@ from guidegen_data.lesions import (
     match_lesions,
 )
 from guidegen_data.models.anchors import Placement, anchor_balls
-from guidegen_data.models.volume_bounds import VolumeBound
 from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
 from guidegen_data.sites import site_of
 
@@ -41,9 +40,6 @@ _MAX_PUSH = 5.0
 _THIN_ML = 50.0
 #: Of the volume at the small end of normal: below that, an organ that nobody called absent is as good as lost.
 _LEAST = 0.4
-#: Times the largest usual volume that an enlarged organ has, and times the smallest that a small one has.
-_ENLARGED = (1.1, 1.6)
-_SMALL = (0.6, 0.9)
 
 
 def expected_volumes_ml(findings: Findings) -> dict[int, float]:
@@ -82,52 +78,13 @@ def forbidden_classes(findings: Findings, width: int) -> np.ndarray:
 
 
 def mask_prompt(findings: Findings) -> str:
-    """The prompt that stage 1 reads: without graded sizes, which it is told as numbers and held to by `size_lean`.
+    """The prompt that stage 1 reads: without graded sizes, which it is told as numbers and held to.
 
     In words they do harm: most prompts of the training data that name the gallbladder say it was taken out, and one
     said to be enlarged came out as none.
     """
     unsized = {name: status for name, status in findings.organs.items() if status not in ("enlarged", "small")}
     return replace(findings, organs=unsized).prompt()
-
-
-def size_lean(findings: Findings, width: int, strength: float) -> np.ndarray:
-    """What is added to the logits of organs said to be enlarged (`strength`) or small (minus `strength`).
-
-    Float32 (K, width), on the organ's own side of the middle of the field. The network has learned sizes, but a graded
-    one is rare in its training data and its borders yield little; leaning on each step's belief moves them. Organs of
-    usual sizes are held to these instead (`size_bounds`).
-    """
-    anatomy = findings.anatomy
-    lean = np.zeros((anatomy.num_classes, width), np.float32)
-    right = np.arange(width) >= width / 2
-    for name, status in findings.organs.items():
-        if status in ("enlarged", "small") and name not in anatomy.size_ml:
-            organ = anatomy.organ_of(name)
-            side = {"": np.ones_like(right), "right": right, "left": ~right}[organ.side]
-            lean[anatomy.id_of(organ.class_name), side] = strength if status == "enlarged" else -strength
-    return lean
-
-
-def size_bounds(
-    findings: Findings, width: int, voxel_ml: float, volume_ratio: Sequence[float] | None = None
-) -> list[VolumeBound]:
-    """The volumes that organs said to be enlarged or small shall have, in voxels of `voxel_ml` on the sampler's grid.
-
-    Enlarged is more than the usual sizes of the label table, small is less; how much more or less is left to the
-    network within `_ENLARGED` and `_SMALL`. `volume_ratio` (K,) as in `upsample_keeping_volumes`.
-    """
-    anatomy, bounds = findings.anatomy, []
-    right = torch.arange(width) >= width / 2
-    for name, status in findings.organs.items():
-        if status in ("enlarged", "small") and name in anatomy.size_ml:
-            organ, (low, high) = anatomy.organ_of(name), anatomy.size_ml[name]
-            side = {"": torch.ones_like(right), "right": right, "left": ~right}[organ.side]
-            class_id = anatomy.id_of(organ.class_name)
-            unit = voxel_ml * (volume_ratio[class_id] if volume_ratio else 1.0)
-            end, (least, most) = (high, _ENLARGED) if status == "enlarged" else (low, _SMALL)
-            bounds.append(VolumeBound(class_id, side, least * end / unit, most * end / unit))
-    return bounds
 
 
 class LesionPlacer:
@@ -214,14 +171,14 @@ def settle_lesions(
 ) -> tuple[np.ndarray, list[Lesion], int]:
     """The map with the lesions asked for and no others: (X, Y, Z) uint8, those that had to be added, how many went.
 
-    Lesions that nobody asked for, and pieces beyond the number asked for at a site, are given back to the organ around
+    Lesions that nobody asked for, and pieces beyond the number asked for at a site, are given back to what is around
     them. A lesion whose organ or site is not in the map cannot be added; the quality verdict then says so. But a mass
     may swallow a gland: where `places` (M, 3) says in voxels where each lesion was anchored (NaN: nowhere), a lesion of
     a thin organ is put there, with the rest of the organ as its rim.
     """
     anatomy = findings.anatomy
     missing, strays = match_lesions(findings.lesions, find_lesions(label_map, anatomy, spacing_mm))
-    label_map = _give_back(label_map, [f.mask for f in strays], anatomy)
+    label_map = _give_back(label_map, [f.mask for f in strays], findings)
     added = []
     for lesion in missing:
         mask = _fitting_lesion(label_map, lesion, anatomy, spacing_mm, rng)
@@ -234,11 +191,16 @@ def settle_lesions(
     return label_map, added, len(strays)
 
 
-def _give_back(label_map: np.ndarray, strays: list[np.ndarray], anatomy: Anatomy) -> np.ndarray:
-    """The map with stray lesions made the class of the nearest voxel that is no lesion."""
+def _give_back(label_map: np.ndarray, strays: list[np.ndarray], findings: Findings) -> np.ndarray:
+    """The map with stray lesions made the class of the nearest voxel that is no lesion.
+
+    Organs that are held to a size have it already: they get nothing.
+    """
     if not strays:
         return label_map
-    without = nearest_kept(label_map, label_map == anatomy.lesion_id)
+    anatomy = findings.anatomy
+    full = {anatomy.id_of(anatomy.organ_of(organ).class_name) for organ in findings.sized()}
+    without = nearest_kept(label_map, label_map == anatomy.lesion_id, full)
     return np.where(np.logical_or.reduce(strays), without, label_map)
 
 

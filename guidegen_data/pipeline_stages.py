@@ -12,14 +12,7 @@ from torch import Tensor
 
 from guidegen_data.anatomy import PHASES, Anatomy, anatomy_named
 from guidegen_data.errors import ModelError
-from guidegen_data.grounding import (
-    LesionPlacer,
-    expected_volumes_ml,
-    forbidden_classes,
-    mask_prompt,
-    size_bounds,
-    size_lean,
-)
+from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes, mask_prompt
 from guidegen_data.lesion_contrast import hold_lesion_hu
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.inhomogeneity import hold_organ_hu
@@ -29,6 +22,7 @@ from guidegen_data.models.sampling import sample_masks
 from guidegen_data.models.sampling_ct import sample_cts
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.models.volume_bounds import VolumeBound
+from guidegen_data.organ_sizes import size_bounds, size_lean
 from guidegen_data.reports.fields import field_values
 from guidegen_data.reports.findings import Findings
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 from guidegen_data.anatomy import Anatomy, FindingOrgan, OrganClass
 from guidegen_data.case import Case, Draft
 from guidegen_data.lesions import find_lesions, match_lesions
+from guidegen_data.sites import site_mask
 
 BODY_HU = -300
 BODY_SHARE = (0.03, 0.97)
@@ -35,11 +36,12 @@ SPECK_SHARE = 0.1
 def verdict(case: Case) -> dict[str, Any]:
     """`{"passed": bool, "checks": [{"name", "value", "allowed", "pass"}, ...]}` of a case against its own findings.
 
-    Checks the label ids, the volume of lesions, organs said to be absent, organs that the region should show, volumes
-    and components of each organ, their mean HU, the share of the field that is body, and that the CT changes where the
-    labels do. Where the provenance tells what was done to the label map after it was drawn: specks given away, lesions
-    added by rule, and that every lesion asked for is at its site and no other is there. Lower bounds of volume are not
-    checked, because the field may cut any organ.
+    Checks the label ids, the volume of lesions, organs said to be absent, enlarged or small (where the table has
+    usual sizes), organs that the region should show, volumes and components of each organ, their mean HU, the share
+    of the field that is body, and that the CT changes where the labels do. Where the provenance tells what was done
+    to the label map after it was drawn: specks given away, lesions added by rule, and that every lesion asked for is
+    at its site and no other is there. Of organs that no word is said of, lower bounds of volume are not checked,
+    because the field may cut any organ.
     """
     return _passed([*_check_label_map(case), *_check_body(case), *_check_hu(case), *_check_adherence(case)])
 
@@ -59,6 +61,7 @@ def _check_label_map(case: Case | Draft) -> Iterator[dict[str, Any]]:
     yield _check("highest label id", highest, (0, case.anatomy.num_classes - 1))
     yield from _check_lesions(case)
     yield from _check_presence(case)
+    yield from _check_sizes(case)
     yield from _check_shape(case)
     yield from _check_mending(case)
 
@@ -115,6 +118,20 @@ def _check_presence(case: Case | Draft) -> Iterator[dict[str, Any]]:
     if expected:
         share = sum(volumes[organ] > TRACE_ML for organ in expected) / len(expected)
         yield _check(f"share of the {case.findings.region}'s organs present", share, PRESENT_SHARE)
+
+
+def _check_sizes(case: Case | Draft) -> Iterator[dict[str, Any]]:
+    """Organs said to be enlarged or small, against the usual sizes of the label table; one that the field cuts has no
+    size."""
+    for organ, status in case.findings.sized().items():
+        low, high = case.anatomy.size_ml[organ]
+        entry = case.anatomy.organ_of(organ)
+        where = site_mask(case.label_map, case.spacing_mm, entry, "", case.anatomy)
+        if any(where.take(end, axis=axis).any() for axis in range(3) for end in (0, -1)):
+            continue
+        volume_ml = float(where.sum()) * float(np.prod(case.spacing_mm)) / 1000
+        most = case.anatomy.classes[case.anatomy.id_of(entry.class_name)].volume_ml[1]
+        yield _check(f"{organ} {status} (ml)", volume_ml, (high, most) if status == "enlarged" else (0.0, low))
 
 
 def _check_shape(case: Case | Draft) -> Iterator[dict[str, Any]]:

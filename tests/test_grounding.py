@@ -7,8 +7,9 @@ from tiny import tiny_pipeline
 
 from guidegen_data.anatomy import TORSO
 from guidegen_data.diffusion.categorical import one_hot
-from guidegen_data.grounding import LesionPlacer, forbidden_classes, mask_prompt, settle_lesions, size_lean
+from guidegen_data.grounding import LesionPlacer, forbidden_classes, mask_prompt, settle_lesions
 from guidegen_data.lesions import MAX_PLACED, find_lesions
+from guidegen_data.organ_sizes import size_lean
 from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
 from guidegen_data.sources.phantom import phantom
 

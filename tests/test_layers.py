@@ -14,7 +14,8 @@ ROWS = [
     {"errors"},
     {"anatomy", "anatomy_files"},
     {"diffusion", "reports", "case", "habitus"},
-    {"models", "sites", "sites_frame", "lesions", "lesion_contrast", "grounding", "cleanup", "quality", "preview"},
+    {"models", "sites", "sites_frame", "lesions", "lesion_contrast", "grounding", "cleanup", "organ_sizes", "quality"}
+    | {"preview"},
     {"pipeline", "pipeline_stages", "sources", "label_maps"},
     {"dataset", "shards", "training", "metrics"},
     {"cli"},

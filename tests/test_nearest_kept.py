@@ -26,3 +26,15 @@ def test_two_specks_in_one_box_do_not_take_from_each_other() -> None:
     label_map[1, :, 4], label_map[:, 1, 4], label_map[7, 7, 4] = 7, 7, 8
     gone = label_map != 3
     assert (nearest_kept(label_map, gone) == 3).all()
+
+
+def test_a_class_that_is_passed_over_is_given_nothing_however_near() -> None:
+    label_map = np.full((12, 12, 12), 2, np.uint8)
+    label_map[2:10, 2:10, 2:10] = 5
+    gone = np.zeros(label_map.shape, bool)
+    gone[5:7, 5:7, 5:7] = True
+    label_map[gone] = 9
+    assert (nearest_kept(label_map, gone)[gone] == 5).all()
+    filled = nearest_kept(label_map, gone, but=(5,))
+    assert (filled[gone] == 2).all()
+    assert np.array_equal(filled[~gone], label_map[~gone])

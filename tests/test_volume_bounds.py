@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tiny import tiny_pipeline
 
 from guidegen_data.anatomy import HEAD_NECK, TORSO
-from guidegen_data.grounding import size_bounds, size_lean
+from guidegen_data.case import Draft, centred_affine
+from guidegen_data.grounding import settle_lesions
 from guidegen_data.models.upsampling import upsample_keeping_volumes
 from guidegen_data.models.volume_bounds import VolumeBound, hold_volumes
+from guidegen_data.organ_sizes import size_bounds, size_lean
+from guidegen_data.quality import verdict_before_ct
 from guidegen_data.reports.findings import Findings
 
 EVERYWHERE = torch.ones(8, dtype=torch.bool)
@@ -72,6 +77,36 @@ def test_graded_organs_are_held_beyond_the_usual_sizes() -> None:
     assert "spleen" not in TORSO.size_ml
     assert size_bounds(torso, 8, 0.5) == []
     assert np.any(size_lean(torso, 8, 1.0))
+
+
+def test_a_stray_lesion_is_not_given_to_an_organ_that_has_its_size() -> None:
+    mandible, soft, target = (HEAD_NECK.ids[name] for name in ("mandible", "soft tissue", "ptv70"))
+    label_map = np.full((64, 64, 64), soft, np.uint8)
+    label_map[20:40, 20:40, 20:40] = mandible
+    stray = np.zeros(label_map.shape, bool)
+    stray[34:44, 26:34, 26:34] = True
+    label_map[stray] = target
+    for organs, given in (({}, {mandible, soft}), ({"mandible": "small"}, {soft})):
+        asked = Findings(region="neck", organs=organs, anatomy_name="head-neck")
+        settled, _, strays = settle_lesions(label_map, asked, (5.0, 5.0, 5.0), np.random.default_rng(0))
+        assert strays == 1
+        assert set(np.unique(settled[stray])) == given
+
+
+@pytest.mark.parametrize(
+    ("status", "edge", "fits"), [("small", 12, True), ("small", 20, False), ("enlarged", 18, True)]
+)
+def test_a_verdict_measures_what_was_said_of_a_size(status: str, edge: int, fits: bool) -> None:
+    asked = Findings(region="neck", organs={"mandible": status}, anatomy_name="head-neck")
+    label_map = np.zeros((64, 64, 64), np.uint8)
+    label_map[10 : 10 + edge, 20 : 20 + edge, 20 : 20 + edge] = HEAD_NECK.ids["mandible"]
+    spacing = (2.5, 2.5, 2.5)  # 15.6 ml to a cube of ten voxels
+    draft = Draft("one", label_map, centred_affine(label_map.shape, spacing), "text", asked)
+    (check,) = [c for c in verdict_before_ct(draft)["checks"] if c["name"] == f"mandible {status} (ml)"]
+    assert check["value"] == pytest.approx(edge**3 * 2.5**3 / 1000, abs=0.01)
+    assert check["pass"] is fits
+    cut = replace(draft, label_map=np.roll(label_map, -10, axis=0))
+    assert not [c for c in verdict_before_ct(cut)["checks"] if c["name"].startswith("mandible small")]
 
 
 def test_an_organ_is_drawn_larger_or_smaller_as_its_bound_asks() -> None:

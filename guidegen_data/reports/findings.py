@@ -92,6 +92,11 @@ class Findings:
         shown = self.anatomy.region_organs.get(self.region, frozenset())
         return shown - {organ for organ, status in self.organs.items() if status == "absent"}
 
+    def sized(self) -> dict[str, str]:
+        """'enlarged' or 'small' of the organs said to be so whose usual sizes the label table tells."""
+        usual = self.anatomy.size_ml
+        return {o: status for o, status in self.organs.items() if status in ("enlarged", "small") and o in usual}
+
     def prompt(self) -> str:
         """The one canonical sentence form both stages are conditioned on, whatever words the report used."""
         parts = [f"CT {self.region}", self.phase or "phase not stated"]
