@@ -10,7 +10,8 @@ iterations, and tested on the 33 validation patients (or on --test). Two setting
           is missing there is trained first
 
 Every training leaves DIR/runs/ARM-kK-seedS.json; the same command goes on with what is missing, and with --known
-RESULT.json trainings that a result with the same settings holds are not done again on another machine. Figures are
+RESULT.json trainings that a result with the same settings holds are not done again on another machine (of the other
+setting: those on real patients alone, which are the same). Figures are
 drawn from what is there, with the number of what is not (--report: nothing is trained). An organ that a test patient
 has no contour of is left out of that patient's score.
 """
@@ -102,18 +103,21 @@ class Benchmark:
     def restore(self, result: Path) -> int:
         """Takes over the trainings of a result that this folder lacks, and says how many.
 
-        SystemExit for a result of other settings, or one that holds no scores of single organs.
+        Of the other setting, donor or strict, only those that use no generator. SystemExit for a result of other
+        settings beside, or one that holds no scores of single organs.
         """
         held = json.loads(result.read_text())["figures"]
         ours = json.loads(json.dumps(self.settings))
-        if other := [name for name in ours if held.get(name) != ours[name]]:
+        other = [name for name in ours if held.get(name) != ours[name]]
+        if other not in ([], ["setting"]):
             sys.exit(f"{result} has another {', '.join(other)}; its trainings cannot be compared with these.")
         if "scores" not in held:
             sys.exit(f"{result} holds no scores of single organs, only means; it cannot be gone on from.")
         taken = 0
         for run in held["trainings"]:
             training = Training(run["arm"], run["k"], run["seed"])
-            if not self.run_file(training).exists():
+            taken_over = not other or ARMS[run["arm"]].source is None
+            if taken_over and not self.run_file(training).exists():
                 self._keep(training, {**run, "cases": unpacked(held["scores"][training.name])})
                 taken += 1
         return taken

@@ -143,6 +143,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
     "Does it help a segmentation network?": {
         "downstream_donor_2400": downstream_table.markdown,
         "downstream_donor": downstream_table.markdown,
+        "downstream_strict_2400": downstream_table.markdown,
         "downstream_strict": downstream_table.markdown,
     },
     "The same with the image stage before this one, trained on CPUs": {

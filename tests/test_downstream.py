@@ -345,6 +345,9 @@ def test_a_result_is_gone_on_from_on_another_machine(openkbp, tmp_path, monkeypa
     assert there.restore(result) == 3
     assert there.done(wanted) == here.done(wanted)
     assert there.restore(result) == 0
+    strict = benchmark(openkbp, tmp_path / "strict", setting="strict")
+    assert strict.restore(result) == 2
+    assert [done["arm"] for done in strict.done(wanted)] == ["real", "real"]
     with pytest.raises(SystemExit, match="another schedule"):
         benchmark(openkbp, tmp_path / "longer", iterations=2400).restore(result)
     old = json.loads(result.read_text())
