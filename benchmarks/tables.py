@@ -1,8 +1,13 @@
-"""Writes the README's tables from results/*.json: python -m benchmarks.tables [--check]."""
+"""Writes the README's tables and draws the curves from results/*.json: python -m benchmarks.tables [--check].
+
+Curves need matplotlib (the `benchmarks` extra) and are left as they are without it. Sheets of cases are drawn by the
+benchmarks that made the cases.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +16,7 @@ from typing import Any
 
 from benchmarks import describe as of
 from benchmarks import describe_parts as part
-from benchmarks import downstream_table
+from benchmarks import downstream_curve, downstream_table, training_curves
 from benchmarks import fidelity_rows as beside
 from benchmarks.record import RESULTS
 
@@ -211,9 +216,21 @@ def rewritten(readme: str) -> str:
     return f"{head}{_BEGIN}\n{tables()}\n{_END}{tail}"
 
 
+def draw_curves(folder: Path = RESULTS) -> list[Path]:
+    """Every curve of the results in a folder, beside its JSON file; the pictures drawn."""
+    drawn = []
+    for path in sorted(folder.glob("*.json")):
+        draw = downstream_curve.draw if path.stem.startswith("downstream_") else None
+        draw = training_curves.draw if path.stem.endswith("_training") else draw
+        if draw is not None:
+            draw(json.loads(path.read_text())["figures"], path.with_suffix(".png"))
+            drawn.append(path.with_suffix(".png"))
+    return drawn
+
+
 def main() -> None:
-    """Rewrites README.md, or with --check exits with 1 when it is out of date."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Rewrites README.md and draws the curves, or with --check exits with 1 when the README is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 when the README is stale")
     args = parser.parse_args()
     old = README.read_text()
@@ -221,6 +238,10 @@ def main() -> None:
     if args.check:
         sys.exit(int(old != new))
     README.write_text(new)
+    if importlib.util.find_spec("matplotlib"):
+        print(f"README.md and {len(draw_curves())} curves written")
+    else:
+        print("README.md written; curves need matplotlib, which is not installed")
 
 
 if __name__ == "__main__":

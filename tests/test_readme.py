@@ -1,8 +1,10 @@
 """The README's tables are what the committed results say."""
 
 import re
+import shutil
 
-from benchmarks.tables import README, rewritten
+from benchmarks.record import RESULTS
+from benchmarks.tables import README, draw_curves, rewritten
 
 
 def test_the_tables_are_drawn_from_the_committed_results() -> None:
@@ -14,3 +16,11 @@ def test_the_readme_holds_one_test_command_and_one_that_generates() -> None:
     blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
     assert sum("guidegen-shard --n 4" in block and "pip install" in block for block in blocks) == 1
     assert sum("pytest" in block and "pip install" in block for block in blocks) == 1
+
+
+def test_curves_are_drawn_from_the_committed_results_alone(tmp_path) -> None:
+    for name in ("downstream_donor_2400", "head_neck_training", "posterior"):
+        shutil.copy(RESULTS / f"{name}.json", tmp_path)
+    drawn = draw_curves(tmp_path)
+    assert [path.name for path in drawn] == ["downstream_donor_2400.png", "head_neck_training.png"]
+    assert all(path.stat().st_size > 10_000 for path in drawn)

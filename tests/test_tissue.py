@@ -192,6 +192,12 @@ def test_the_card_names_the_stage_and_its_sheets_are_drawn(runs) -> None:
     assert [p.name for p in sorted((runs / "tissue" / "sheets").iterdir())] == ["step-0000003.png", "step-0000006.png"]
 
 
+def test_runs_in_the_wrong_place_are_not_exported(runs, tmp_path, capsys) -> None:
+    assert main(["export", str(runs / "slices"), str(runs / "masks"), str(tmp_path / "model")]) == 1
+    assert "trained a SliceGenerator, not a MaskSampler" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
 def test_tissues_of_another_table_and_for_another_stage_are_refused(runs, tmp_path, capsys) -> None:
     with pytest.raises(ModelError, match="around other classes than those of the torso table"):
         tissue_beside(runs / "tissue", None, TORSO)

@@ -28,7 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps-ct", type=int, default=3, help="default steps a slice (default 3)")
     parser.add_argument("--last-timestep", type=int, default=130, help="start of the final step (default 130)")
     parser.add_argument(
-        "--size-strength", type=float, default=0.6, help="push of organs said to be enlarged or small (default 0.6)"
+        "--size-strength",
+        type=float,
+        default=0.6,
+        help="push of organs said to be enlarged or small where the table has no usual sizes (default 0.6)",
     )
     parser.add_argument("--guidance", type=float, default=1.0, help="default guidance of stage 1 (default 1)")
 
@@ -52,13 +55,15 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.models.slice_generator import SliceGenerator
     from guidegen_data.models.tissue import TissueNetwork
     from guidegen_data.pipeline import CategoricalScheduler, GuideGenPipeline
-    from guidegen_data.training.initial import Initial
+    from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.masks import read_volume_ratio
     from guidegen_data.training.provenance import model_card
     from guidegen_data.training.run_state import load_part
 
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
         raise ModelError(f"{args.out} holds something that is no model; choose an empty folder.")
+    for run_of, part in ((args.masks, Initial.MASKS), (args.slices, Initial.SLICES)):
+        trained_part(run_of, part)  # or another stage's weights would be read into it, with pages of warnings
     held = args.masks / FILE_NAME
     anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
     masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
