@@ -220,11 +220,14 @@ def draw_curves(folder: Path = RESULTS) -> list[Path]:
     """Every curve of the results in a folder, beside its JSON file; the pictures drawn."""
     drawn = []
     for path in sorted(folder.glob("*.json")):
-        draw = downstream_curve.draw if path.stem.startswith("downstream_") else None
-        draw = training_curves.draw if path.stem.endswith("_training") else draw
-        if draw is not None:
-            draw(json.loads(path.read_text())["figures"], path.with_suffix(".png"))
-            drawn.append(path.with_suffix(".png"))
+        figures, picture = json.loads(path.read_text())["figures"], path.with_suffix(".png")
+        if path.stem.startswith("downstream_"):
+            downstream_curve.draw(figures, picture)
+        elif path.stem.endswith("_training"):
+            training_curves.draw(figures, picture)
+        else:
+            continue
+        drawn.append(picture)
     return drawn
 
 
