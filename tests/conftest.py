@@ -5,10 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-# Two processes share the tests (see pyproject.toml): each computes on a core of its own.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 _SHIM = Path(__file__).parent / "torchvision_shim"
 if (
     Path(getattr(sys.modules.get("sitecustomize"), "__file__", "")).parent != _SHIM
