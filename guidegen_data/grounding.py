@@ -29,6 +29,7 @@ from guidegen_data.lesions import (
     match_lesions,
 )
 from guidegen_data.models.anchors import Placement, anchor_balls
+from guidegen_data.organ_sizes import own_columns
 from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
 from guidegen_data.sites import site_of
 
@@ -65,13 +66,10 @@ def forbidden_classes(findings: Findings, width: int) -> np.ndarray:
     """
     anatomy = findings.anatomy
     forbidden = np.zeros((anatomy.num_classes, width), bool)
-    right = np.arange(width) >= width / 2
     for name, status in findings.organs.items():
         if status == "absent":
             organ = anatomy.organ_of(name)
-            forbidden[anatomy.id_of(organ.class_name)] |= {"": np.ones_like(right), "right": right, "left": ~right}[
-                organ.side
-            ]
+            forbidden[anatomy.id_of(organ.class_name)] |= own_columns(organ, width)
     if not findings.lesions:
         forbidden[anatomy.lesion_id] = True
     return forbidden

@@ -11,12 +11,20 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from guidegen_data.anatomy import FindingOrgan
 from guidegen_data.models.volume_bounds import VolumeBound
 from guidegen_data.reports.findings import Findings
 
 #: Times the largest usual volume that an enlarged organ has, and times the smallest that a small one has.
 _ENLARGED = (1.1, 1.6)
 _SMALL = (0.6, 0.9)
+
+
+def own_columns(organ: FindingOrgan, width: int) -> np.ndarray:
+    """Columns of a grid that are on an organ's own side of the middle of the field, bool (width,); x grows to the
+    patient's right."""
+    right = np.arange(width) >= width / 2
+    return {"": np.ones_like(right), "right": right, "left": ~right}[organ.side]
 
 
 def size_lean(findings: Findings, width: int, strength: float) -> np.ndarray:
@@ -28,12 +36,11 @@ def size_lean(findings: Findings, width: int, strength: float) -> np.ndarray:
     """
     anatomy = findings.anatomy
     lean = np.zeros((anatomy.num_classes, width), np.float32)
-    right = np.arange(width) >= width / 2
     for name, status in findings.organs.items():
         if status in ("enlarged", "small") and name not in anatomy.size_ml:
             organ = anatomy.organ_of(name)
-            side = {"": np.ones_like(right), "right": right, "left": ~right}[organ.side]
-            lean[anatomy.id_of(organ.class_name), side] = strength if status == "enlarged" else -strength
+            push = strength if status == "enlarged" else -strength
+            lean[anatomy.id_of(organ.class_name), own_columns(organ, width)] = push
     return lean
 
 
@@ -46,10 +53,9 @@ def size_bounds(
     network within `_ENLARGED` and `_SMALL`. `volume_ratio` (K,) as in `upsample_keeping_volumes`.
     """
     anatomy, bounds = findings.anatomy, []
-    right = torch.arange(width) >= width / 2
     for name, status in findings.sized().items():
         organ, (low, high) = anatomy.organ_of(name), anatomy.size_ml[name]
-        side = {"": torch.ones_like(right), "right": right, "left": ~right}[organ.side]
+        side = torch.from_numpy(own_columns(organ, width))
         class_id = anatomy.id_of(organ.class_name)
         unit = voxel_ml * (volume_ratio[class_id] if volume_ratio else 1.0)
         end, (least, most) = (high, _ENLARGED) if status == "enlarged" else (low, _SMALL)

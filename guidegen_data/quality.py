@@ -11,7 +11,7 @@ from scipy import ndimage
 from guidegen_data.anatomy import Anatomy, FindingOrgan, OrganClass
 from guidegen_data.case import Case, Draft
 from guidegen_data.lesions import find_lesions, match_lesions
-from guidegen_data.sites import site_mask
+from guidegen_data.sites import is_cut, site_mask
 
 BODY_HU = -300
 BODY_SHARE = (0.03, 0.97)
@@ -127,7 +127,7 @@ def _check_sizes(case: Case | Draft) -> Iterator[dict[str, Any]]:
         low, high = case.anatomy.size_ml[organ]
         entry = case.anatomy.organ_of(organ)
         where = site_mask(case.label_map, case.spacing_mm, entry, "", case.anatomy)
-        if any(where.take(end, axis=axis).any() for axis in range(3) for end in (0, -1)):
+        if is_cut(where):
             continue
         volume_ml = float(where.sum()) * float(np.prod(case.spacing_mm)) / 1000
         most = case.anatomy.classes[case.anatomy.id_of(entry.class_name)].volume_ml[1]

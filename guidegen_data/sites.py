@@ -33,6 +33,11 @@ _CUT_MM = 8.0  # a spine that ends nearer to the bottom of the field is cut off 
 _RECTUM_ASIDE_MM = 40.0
 
 
+def is_cut(mask: np.ndarray) -> bool:
+    """Whether a mask (X, Y, Z) touches the border of the field: what it shows may go on outside."""
+    return any(bool(mask.take(end, axis=axis).any()) for axis in range(3) for end in (0, -1))
+
+
 def site_mask(
     label_map: np.ndarray, spacing_mm: Spacing, organ: FindingOrgan | str, site: str, anatomy: Anatomy = TORSO
 ) -> np.ndarray:

@@ -11,7 +11,7 @@ from guidegen_data.habitus import habitus_of
 from guidegen_data.lesion_contrast import attenuation
 from guidegen_data.lesions import find_lesions
 from guidegen_data.reports.findings import MAX_LESION_MM, MAX_LESIONS, MIN_LESION_MM, Findings, Lesion
-from guidegen_data.sites import site_mask
+from guidegen_data.sites import is_cut, site_mask
 
 _Spacing = tuple[float, float, float]
 #: An organ counts as absent up to this volume.
@@ -122,7 +122,7 @@ def _in_view(organ: FindingOrgan, ct_hu: np.ndarray | None, anatomy: Anatomy) ->
 
 def _is_cut(mask: np.ndarray, ct_hu: np.ndarray | None) -> bool:
     """Whether an organ touches the border of the field, or the first or last slice that holds any body."""
-    if any(mask.take(end, axis=axis).any() for axis in range(3) for end in (0, -1)):
+    if is_cut(mask):
         return True
     if ct_hu is None:
         return False
