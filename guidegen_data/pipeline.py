@@ -30,6 +30,7 @@ from guidegen_data.models.text import DEFAULT_ENCODER
 from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.pipeline_stages import StageSampling
 from guidegen_data.reports.findings import Findings
+from guidegen_data.tissue_rule import of_ct
 
 _PARTS = ("mask_sampler", "tissue_network", "autoencoder", "slice_generator")
 
@@ -201,6 +202,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         """Stage 2 of `generate`: drafts with their CTs, made together. A draft's random state is used up by it.
 
         With `seeds`, one a draft, each starts anew instead: one label map gets as many CTs as it is given seeds.
+        Tissues of the table are cut out of the CT afterwards where the slices draw their detail (`loose_tissues`).
         """
         generators = [d.generator for d in drafts]
         if seeds is not None:
@@ -212,9 +214,12 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         cts = self.sample_cts(labels, tokens, generators, num_steps_ct, styles, hu, [d.findings for d in drafts])
         steps = num_steps_ct or self.config.num_steps_ct
         told = [{} for _ in drafts] if hu is None else [{"organ_hu": self._by_name(row)} for row in hu]
+        arrays = [ct.cpu().numpy() for ct in cts]
+        if self.slice_generator.config.loose_tissues:
+            drafts = [d.with_labels(of_ct(d.label_map, c, self.anatomy)) for d, c in zip(drafts, arrays, strict=True)]
         return [
-            draft.with_ct(ct.cpu().numpy(), {"num_steps_ct": steps, "noise": vars(style), **of_organs})
-            for draft, ct, style, of_organs in zip(drafts, cts, styles, told, strict=True)
+            draft.with_ct(ct, {"num_steps_ct": steps, "noise": vars(style), **of_organs})
+            for draft, ct, style, of_organs in zip(drafts, arrays, styles, told, strict=True)
         ]
 
     def _by_name(self, class_hu: Tensor) -> dict[str, float]:

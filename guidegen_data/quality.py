@@ -47,7 +47,8 @@ def verdict(case: Case) -> dict[str, Any]:
 
 
 def verdict_before_ct(draft: Draft) -> dict[str, Any]:
-    """The part of the verdict that the label map alone decides, in the same form: it comes out the same with a CT."""
+    """The part of the verdict that the label map alone decides, in the same form: it comes out the same with a CT,
+    but for models that cut the tissues of their label maps out of it (`tissue_rule`)."""
     return _passed(_check_label_map(draft))
 
 

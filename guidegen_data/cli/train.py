@@ -37,6 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="slices: run folder of the tissues to be told (default: those of the --init model, if it has some)",
     )
     parser.add_argument(
+        "--loose-tissues",
+        action="store_true",
+        help="slices: learn from smoothed tissues of the table (those cut out by HU, as soft tissue and bone of "
+        "head-neck) and draw their detail; label maps then get the tissues of their CT",
+    )
+    parser.add_argument(
         "--anatomy", help="label table: torso, head-neck or a YAML file (default: the prepared folder's)"
     )
     parser.add_argument("--recipe", default="small", help="tiny, small, base or paper (default small)")
@@ -152,6 +158,8 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         raise ModelError(f"--adversarial is a weight of at least 0, got {args.adversarial}.")
     if args.tissue and args.stage != "slices":
         raise ModelError(f"--tissue is for slices, not for {args.stage}; leave it.")
+    if args.loose_tissues and args.stage != "slices":
+        raise ModelError(f"--loose-tissues is for slices, not for {args.stage}; leave it.")
     if args.distil and (args.stage != "slices" or not args.init):
         raise ModelError("--distil is for slices, and needs --init MODEL, the model to learn from.")
     if args.distil < 0:
@@ -172,7 +180,7 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         from guidegen_data.training.tissue import train_tissue
 
         return train_tissue(args.data, setting)
-    return stages.train_slices(args.data, setting, args.autoencoder, args.distil, args.tissue)
+    return stages.train_slices(args.data, setting, args.autoencoder, args.distil, args.tissue, args.loose_tissues)
 
 
 def _summary(run: Path, last) -> str:

@@ -27,7 +27,8 @@ class SliceGenerator(ModelMixin, ConfigMixin):
     The mask enters as class fractions of the slice and its two neighbours, reduced by a small encoder once a slice; the
     previous slice's latents enter with noise of a known level, so that sampling errors look like training noise. With
     `organ_hu` it is also told the median HU of every class (see `models.hu_prior`), as the slices painted with them.
-    With `tissues` the last of `num_classes` are those around the classes of a table (`models.tissue`).
+    With `tissues` the last of `num_classes` are those around the classes of a table (`models.tissue`). With
+    `loose_tissues` it learned from tissues of the table that were smoothed (`tissue_rule`), and draws their detail.
     """
 
     @register_to_config
@@ -42,6 +43,7 @@ class SliceGenerator(ModelMixin, ConfigMixin):
         vector_size: int = 128,
         organ_hu: bool = False,
         tissues: bool = False,
+        loose_tissues: bool = False,
     ) -> None:
         super().__init__()
         if downsampling != 4:

@@ -12,6 +12,7 @@ from guidegen_data.sites_frame import origin_mm
 from guidegen_data.sources import warp
 from guidegen_data.sources.layouts import Labelled
 from guidegen_data.sources.volumes import Volume, body_mask
+from guidegen_data.tissue_rule import with_tissues
 
 _AIR_HU = -1024.0
 _Spacing = tuple[float, float, float]
@@ -96,14 +97,3 @@ def place(
     ct = warp.sample(ct, points, spacing, order=1, outside=_AIR_HU)
     labels = with_tissues(warp.sample_classes(labelled.labels, points, spacing, blur), ct, anatomy)
     return Placed(np.clip(ct, *anatomy.hu_range).astype(np.float32), labels)
-
-
-def with_tissues(labels: np.ndarray, ct_hu: np.ndarray, anatomy: Anatomy) -> np.ndarray:
-    """The labels with what no contour holds given to the anatomy's tissues by HU; the rest (air) stays background."""
-    free = labels == 0
-    out = labels.copy()
-    for tissue in anatomy.classes:
-        if tissue.tissue_hu is not None:
-            low, high = tissue.tissue_hu
-            out[free & (ct_hu >= low) & (ct_hu < high)] = tissue.id
-    return out

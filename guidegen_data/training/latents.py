@@ -26,6 +26,7 @@ from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.reports.findings import SEXES, Findings
 from guidegen_data.sources.prepared import case_paths, load_case
 from guidegen_data.sources.processes import spread, worth_starting
+from guidegen_data.tissue_rule import loosened_case
 
 #: Prompts of one case that stage 2 learns from: they differ in what neither the map nor the data set tells.
 _VERSIONS = 2
@@ -108,10 +109,12 @@ def load_latent_data(
     measured: bool = False,
     workers: int = 1,
     tissue: TissueNetwork | None = None,
+    loose_tissues: bool = False,
 ) -> LatentData:
     """Encodes every prepared case that has a CT, once, read by so many processes; kept in `cache` for the next run.
 
-    With a `tissue` network its tissues are further classes of the label maps; ModelError where what is kept has others.
+    With a `tissue` network its tissues are further classes of the label maps; with `loose_tissues` those of the table
+    are smoothed (`tissue_rule.loosened`). ModelError where what is kept has others.
 
     The latent statistics are measured on some of the cases first, unless they were `measured` on others already.
     SourceError when no case has a CT.
@@ -125,6 +128,11 @@ def load_latent_data(
                 f"{cache.parent} was begun {'with other' if held.get('tissue') else 'without'} tissues"
                 f"{'' if told else ', and none are given now'}; use the same ones, or another run folder."
             )
+        if held.get("loose_tissues", False) != loose_tissues:
+            raise ModelError(
+                f"{cache.parent} was begun with{'' if held.get('loose_tissues') else 'out'} loose tissues; go on with "
+                f"the same choice, or in another run folder."
+            )
         autoencoder.latent_mean.copy_(held["mean"])
         autoencoder.latent_std.copy_(held["std"])
         return LatentData(*(held[name] for name in names))
@@ -136,7 +144,7 @@ def load_latent_data(
     placed = None if tissue is None else place(copy.deepcopy(tissue), where, compute_dtype(where))
     rows: list[dict[str, Any]] = []
     with spread(worth_starting(workers, len(paths))) as run:
-        cases = run(_CaseReader(anatomy, encoder), enumerate(paths))
+        cases = run(_CaseReader(anatomy, encoder, loose_tissues), enumerate(paths))
         for row in tqdm(cases, total=len(paths), desc="encoding", unit="case", disable=None):
             if row is not None:
                 ct_hu = row.pop("ct_hu")
@@ -149,7 +157,8 @@ def load_latent_data(
     data = LatentData(**{name: torch.stack([row.pop(name) for row in rows]) for name in names})
     state = {"mean": autoencoder.latent_mean.cpu(), "std": autoencoder.latent_std.cpu()}
     part = cache.with_suffix(".part")
-    torch.save({**{name: getattr(data, name) for name in names}, **state, "tissue": told}, part)
+    of_labels = {"tissue": told, "loose_tissues": loose_tissues}
+    torch.save({**{name: getattr(data, name) for name in names}, **state, **of_labels}, part)
     os.replace(part, cache)
     return data
 
@@ -180,6 +189,7 @@ class _CaseReader:
 
     anatomy: Anatomy
     encoder: TextEncoder
+    loose_tissues: bool = False
 
     def __call__(self, numbered: tuple[int, Path]) -> dict[str, np.ndarray] | None:
         register(self.anatomy)  # another process knows our own tables only
@@ -187,18 +197,17 @@ class _CaseReader:
         case, untold = load_case(path), (0, self.anatomy.lesion_id)
         if case.ct_hu is None:
             return None
-        ct, label_map, num_classes = (
-            torch.from_numpy(case.ct_hu),
-            torch.from_numpy(case.label_map),
-            self.anatomy.num_classes,
-        )
         rng = np.random.default_rng(number)
+        labels, num_classes = case.label_map, self.anatomy.num_classes
+        if self.loose_tissues:
+            labels = loosened_case(labels, self.anatomy, np.random.default_rng([number, 1]))
+        ct, label_map = torch.from_numpy(case.ct_hu), torch.from_numpy(labels)
         told = [_with_a_phase(case.findings, rng).prompt() for _ in range(_VERSIONS)]
         return {
             "ct_hu": case.ct_hu,
-            "labels": case.label_map,
+            "labels": labels,
             "tokens": self.encoder(told).half().numpy(),
-            "class_hu": median_hu(case.ct_hu, case.label_map, num_classes, untold),
+            "class_hu": median_hu(case.ct_hu, labels, num_classes, untold),
             "inhomogeneity": inhomogeneity(ct, label_map, num_classes, self.anatomy.spacing_mm, untold).numpy(),
             "phase": np.array(PHASES.index(case.findings.phase) if case.findings.phase else -1),
         }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean, geometric_mean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from guidegen_data.anatomy import TISSUES, Anatomy
 from guidegen_data.anatomy_files import FILE_NAME, write_anatomy
 from guidegen_data.diffusion.categorical import CategoricalScheduler
-from guidegen_data.errors import SourceError
+from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder, autoencoder_loss
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler, mask_loss
 from guidegen_data.models.precision import channels_last, contiguous
@@ -25,6 +26,7 @@ from guidegen_data.reports.fields import field_names
 from guidegen_data.sources.bases import find_bases
 from guidegen_data.sources.prepared import case_paths, load_cases, training_folder, validation_folder
 from guidegen_data.sources.volumes import Volume, read_ct, resample_ct, without_table
+from guidegen_data.tissue_rule import tissue_ids
 from guidegen_data.training.beside import autoencoder_beside, tissue_beside
 from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import FitConfig, Step, fit, step_generator
@@ -150,6 +152,7 @@ def train_slices(
     autoencoder_run: Path | None = None,
     teacher_steps: int = 0,
     tissue_run: Path | None = None,
+    loose_tissues: bool = False,
 ) -> Iterator[Step]:
     """Trains stage 2 on a prepared folder, in the latents of a trained autoencoder, by default that of the model to
     start from.
@@ -157,7 +160,8 @@ def train_slices(
     Writes the autoencoder with its measured latent statistics to `autoencoder` in the run folder. With `teacher_steps`
     the model that the run starts from is its teacher: what that makes in so many steps is learned for fewer. The slices
     are told of the tissues of `tissue_run`, else of those that the model they start from has; the network that draws
-    these is written to `tissue_network`.
+    these is written to `tissue_network`. With `loose_tissues`, or from a model that has learned so, the table's own
+    tissues are smoothed (`tissue_rule`): ModelError for a table without such.
     """
     parallel, device = join(setting.device)
     run_dir, fit_config = setting.run_dir, setting.recipe.fit
@@ -166,6 +170,11 @@ def train_slices(
     run_dir.mkdir(parents=True, exist_ok=True)
     held = validation_folder(folder) if fit_config.validate_every else None
     tissue = tissue_beside(tissue_run, setting.initial, setting.anatomy)
+    has_tissues = bool(tissue_ids(setting.anatomy))
+    if loose_tissues and not has_tissues:
+        raise ModelError(f"no class of the {setting.anatomy.name} table is cut out by HU; leave loose tissues.")
+    network["loose_tissues"] = has_tissues and (loose_tissues or network.get("loose_tissues", False))
+    told: dict[str, Any] = {"tissue": tissue, "loose_tissues": network["loose_tissues"]}
     with parallel.first():
         how = (setting.anatomy, autoencoder, TextEncoder())
         # A network that has learned in latents of some mean and deviation goes on in those.
@@ -176,10 +185,10 @@ def train_slices(
             run_dir / "latents.pt",
             measured=settled,
             workers=setting.workers,
-            tissue=tissue,
+            **told,
         )
         apart = None if held is None else load_latent_data(
-            held, *how, run_dir / "latents-validation.pt", measured=True, workers=setting.workers, tissue=tissue
+            held, *how, run_dir / "latents-validation.pt", measured=True, workers=setting.workers, **told
         )  # fmt: skip
     if parallel.is_main:
         autoencoder.save_pretrained(run_dir / "autoencoder")
