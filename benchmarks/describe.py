@@ -125,7 +125,8 @@ def evaluation(figures: dict[str, Any]) -> Rows:
     found, masks, near = figures["consistency"], figures["masks"], figures["nearest_training_dice"]
     lesions, target = found["lesions"], figures["target"]
     apart = ", ".join(f"{name} {row['difference']:+}" for name, row in figures["hu"].items())
-    far = figures["fidelity"]
+    far, others = figures["fidelity"], figures.get("masks_of_other_patients")
+    beside = "" if not others else f" / {others['volume_log2_error']} / {others['roughness_log2_error']}"
     return [
         (
             f"targets at the asked place / elsewhere / missing, first attempts (N = {lesions['N']})",
@@ -135,8 +136,9 @@ def evaluation(figures: dict[str, Any]) -> Rows:
         (f"organ statuses as asked (N = {found['organ_statuses']['N']})", f"{found['organ_statuses']['found']}"),
         (f"first attempts that pass the verdict (N = {figures['num_cases']})", f"{figures['passed_at_once']}"),
         (
-            "label maps against real ones: error of volume / of roughness, mean |log2| over classes",
-            f"{masks['volume_log2_error']} / {masks['roughness_log2_error']}",
+            "label maps against real ones: error of volume / of roughness, mean |log2| over classes"
+            + (" / both of as many other patients" if others else ""),
+            f"{masks['volume_log2_error']} / {masks['roughness_log2_error']}{beside}",
         ),
         ("median HU, generated minus real", apart),
         (

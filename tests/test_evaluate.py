@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +95,11 @@ def test_a_generator_that_gives_real_cases_back_is_perfect(work, model) -> None:
     assert all(row["difference"] == 0 for row in figures["hu"].values())
     assert "liver" in figures["hu"]
     assert figures["masks"]["volume_log2_error"] == 0
+    others = figures["masks_of_other_patients"]
+    assert others["volume_log2_error"] > 0
+    assert others["classes_present"] == 1
+    left = iter(real.cases)
+    assert evaluate(echo, replace(real, training=real.cases), seed=0)["masks_of_other_patients"] is None
     assert figures["masks"]["pieces_ratio"] == figures["masks"]["classes_present"] == 1
     assert figures["fidelity"]["generated_to_real"] == figures["fidelity"]["real_to_real"] > 0
     near = figures["nearest_training_dice"]

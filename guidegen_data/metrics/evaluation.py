@@ -17,7 +17,7 @@ from guidegen_data.lesion_contrast import attenuation
 from guidegen_data.lesions import FoundLesion, find_lesions
 from guidegen_data.metrics.consistency import judge_lesion
 from guidegen_data.metrics.frechet import frechet_distance, slice_features
-from guidegen_data.metrics.plausibility import mean_dice, population, summary
+from guidegen_data.metrics.plausibility import Population, mean_dice, population, summary
 from guidegen_data.metrics.reconstruction import reconstruct, window_errors_hu
 from guidegen_data.metrics.texture import medians, organ_textures
 from guidegen_data.pipeline import GuideGenPipeline
@@ -104,11 +104,23 @@ def figures_of(pipe: GuideGenPipeline, real: RealCases, made: Sequence[Case]) ->
         "compared_with": real.split,
         "autoencoder_mae_hu": _autoencoder(pipe, real.cases),
         "masks": summary(*maps),
+        "masks_of_other_patients": _other_patients(real, maps[0], anatomy),
         "consistency": consistency(made, anatomy),
         "hu": organ_hu(real.cases, made, anatomy),
         "fidelity": fidelity(pipe, real.cases, made),
         "nearest_training_dice": nearest_training(real, made, anatomy),
     }
+
+
+def _other_patients(real: RealCases, cases: Population, anatomy: Anatomy) -> dict[str, float] | None:
+    """What `summary` says of as many training maps, one a patient: how far real patients are from each other. None
+    where there are no others."""
+    own = {c.base for c in real.cases}
+    others = list({c.base: c.label_map for c in real.training if c.base not in own}.values())
+    if not others:
+        return None
+    some = [others[i] for i in sorted({*np.linspace(0, len(others) - 1, len(real.cases)).astype(int).tolist()})]
+    return summary(cases, population(some, anatomy, anatomy.spacing_mm))
 
 
 def _autoencoder(pipe: GuideGenPipeline, cases: Sequence[TrainingCase]) -> dict[str, float]:
@@ -204,11 +216,14 @@ def evaluation_table(figures: dict[str, Any]) -> str:
     """The figures as a markdown table: what, generated, beside it what real cases or a perfect model have."""
     errors, masks, found = figures["autoencoder_mae_hu"], figures["masks"], figures["consistency"]
     lesions, organs, habitus = found["lesions"], found["organ_statuses"], found["habitus"]
+    others = figures.get("masks_of_other_patients") or dict.fromkeys(masks, 0)
     words, hu, near = found["attenuation"], figures["hu"], figures["nearest_training_dice"]
     rows = [(f"autoencoder: mean absolute error, {k} window, HU", v, 0) for k, v in errors.items()]
     rows += [
-        ("masks: error of volume, mean abs log2 over classes", masks["volume_log2_error"], 0),
-        ("masks: error of border roughness, mean abs log2", masks["roughness_log2_error"], 0),
+        *(
+            (f"masks: error of {what}, mean abs log2 over classes", masks[key], others[key])
+            for what, key in (("volume", "volume_log2_error"), ("border roughness", "roughness_log2_error"))
+        ),
         ("masks: pieces a class, generated / real", masks["pieces_ratio"], 1),
         ("masks: classes that appear", masks["classes_present"], 1),
         (f"consistency: lesions at the asked site (N = {lesions['N']})", lesions["acc"], 1),

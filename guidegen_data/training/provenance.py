@@ -86,13 +86,18 @@ def model_card(
         "slices. What it makes is synthetic; not for clinical use.",
         f"## Field and classes\n\n{x} x {y} x {z} voxels of {' x '.join(f'{mm:g}' for mm in anatomy.spacing_mm)} mm, "
         f"{anatomy.num_classes} classes of the {anatomy.name} table: {', '.join(c.name for c in anatomy.classes)}. "
-        f"Lesion class: {anatomy.lesion_class}.",
+        f"Lesion class: {anatomy.lesion_class}.{_loose(slices)}",
         "## Data\n\n" + _data(data),
         "## Training\n\n" + "\n".join(["| stage | recipe | steps | best validation |", "|---|---|---|---|",
                                          *(_row(stage, facts) for stage, facts in runs.items())]),
         "## Licence\n\n" + (licence or "Not stated. The licence of the training data decides what may be done."),
     ]  # fmt: skip
     return "\n\n".join(sections) + "\n"
+
+
+def _loose(slices: Path) -> str:
+    loose = _json(slices / "model" / "config.json").get("loose_tissues", False)
+    return " Tissues of a label map are those of its CT, cut out by HU: slices draw their detail." if loose else ""
 
 
 def _data(facts: dict[str, Any]) -> str:
