@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,6 @@ class Draft(_Labelled):
     findings: Findings
     provenance: Mapping[str, Any] = field(default_factory=dict)
     generator: Any = None
-
-    def with_labels(self, label_map: np.ndarray) -> Draft:
-        """The same draft with another label map (X, Y, Z) uint8."""
-        return replace(self, label_map=label_map)
 
     def with_ct(self, ct_hu: np.ndarray, made: Mapping[str, Any]) -> Case:
         """The case of this draft and its CT (X, Y, Z) int16; `made` joins the provenance. CaseError as for Case."""

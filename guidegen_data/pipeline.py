@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         told = [{} for _ in drafts] if hu is None else [{"organ_hu": self._by_name(row)} for row in hu]
         arrays = [ct.cpu().numpy() for ct in cts]
         if self.slice_generator.config.loose_tissues:
-            drafts = [d.with_labels(of_ct(d.label_map, c, self.anatomy)) for d, c in zip(drafts, arrays, strict=True)]
+            cut = [of_ct(draft.label_map, ct, self.anatomy) for draft, ct in zip(drafts, arrays, strict=True)]
+            drafts = [replace(draft, label_map=labels) for draft, labels in zip(drafts, cut, strict=True)]
         return [
             draft.with_ct(ct, {"num_steps_ct": steps, "noise": vars(style), **of_organs})
             for draft, ct, style, of_organs in zip(drafts, arrays, styles, told, strict=True)

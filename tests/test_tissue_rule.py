@@ -100,9 +100,8 @@ def test_slices_learn_from_loose_tissues_beside_organs_in_their_place(runs, tmp_
 def test_a_case_gets_the_tissues_of_its_ct(runs) -> None:
     pipe = GuideGenPipeline.from_pretrained(runs / "model", device="cpu")
     assert pipe.slice_generator.config.loose_tissues
-    (draft,) = pipe.draft(
-        [(case := pipe("The liver and the spleen are normal.", seed=1)[0]).findings], [""], ["a"], [1]
-    )
+    (case,) = pipe("The liver and the spleen are normal.", seed=1)
+    (draft,) = pipe.draft([case.findings], [case.report], ["a"], [1])
     free = ~np.isin(case.label_map, (1, 2, 3))
     assert np.array_equal(free, ~np.isin(draft.label_map, (1, 2, 3)))
     fat = (case.ct_hu >= -300) & (case.ct_hu < 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from guidegen_data.sources.prepared import case_paths, load_case, training_folde
 #: Label maps are compared on a grid of at least this many mm for Dice.
 _DICE_MM = 6.0
 _MAX_TRAINING = 200
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,24 @@ def real_cases(folder: Path, anatomy: Anatomy, num: int) -> RealCases:
     paths = case_paths(held or training_folder(folder))
     cases: list[TrainingCase] = []
     seen: set[str] = set()
-    for path in [paths[i] for i in dict.fromkeys(np.linspace(0, len(paths) - 1, 4 * num).astype(int).tolist())]:
+    for path in _spread(paths, 4 * num):
         case = load_case(path)
         if case.ct_hu is not None and case.base not in seen and len(cases) < 4 * num:
             cases.append(case)
             seen.add(case.base)
-    cases = [cases[i] for i in dict.fromkeys(np.linspace(0, len(cases) - 1, num).astype(int).tolist())] if cases else []
+    cases = _spread(cases, num)
     if len(cases) < 2:
         raise SourceError(f"{folder} needs two patients with a CT to compare with, got {len(cases)}.")
     if cases[0].label_map.shape != anatomy.shape:
         raise SourceError(f"the cases of {folder} must have the model's shape {anatomy.shape}; prepare them for it.")
     known = case_paths(training_folder(folder))
-    some = sorted({*np.linspace(0, len(known) - 1, _MAX_TRAINING).astype(int).tolist()})
-    training = [replace(load_case(known[i]), ct_hu=None) for i in some]
+    training = [replace(load_case(path), ct_hu=None) for path in _spread(known, _MAX_TRAINING)]
     return RealCases("validation" if held else "training", cases, training)
+
+
+def _spread(items: Sequence[_Item], num: int) -> list[_Item]:
+    """Up to `num` items, evenly spread from the first to the last."""
+    return [items[i] for i in dict.fromkeys(np.linspace(0, len(items) - 1, num).astype(int).tolist())] if items else []
 
 
 def evaluate(
@@ -119,8 +125,7 @@ def _other_patients(real: RealCases, cases: Population, anatomy: Anatomy) -> dic
     others = list({c.base: c.label_map for c in real.training if c.base not in own}.values())
     if not others:
         return None
-    some = [others[i] for i in sorted({*np.linspace(0, len(others) - 1, len(real.cases)).astype(int).tolist()})]
-    return summary(cases, population(some, anatomy, anatomy.spacing_mm))
+    return summary(cases, population(_spread(others, len(real.cases)), anatomy, anatomy.spacing_mm))
 
 
 def _autoencoder(pipe: GuideGenPipeline, cases: Sequence[TrainingCase]) -> dict[str, float]:
