@@ -46,6 +46,30 @@ def markdown(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5") -> str:
+    """One row for each k: real patients alone, with an arm's cases, what that gains, and what random texture gains."""
+    lines = [
+        "| real patients | Dice / HD95 alone | Dice / HD95 with GuideGen | gained (95 %) | p (Holm) | gained by SynthSeg's random texture |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for k, arms in figures["summary"]["k"].items():
+        if compared := arms.get(arm, {}).get("against_real"):
+            levels = [f"{a['mean_dice']:.3f} / {a['mean_hd95_mm']:.0f} mm" for a in (arms["real"], arms[arm])]
+            texture = _gained(arms.get("synthseg", {}).get("against_real"))
+            lines.append(
+                f"| {k} | {' | '.join(levels)} | **{_gained(compared)}** | {compared['p_holm']:.2g} | {texture} |"
+            )
+    return "\n".join(lines)
+
+
+def _gained(compared: dict[str, Any] | None) -> str:
+    if compared is None:
+        return ""
+    low, high = compared["dice"]["interval_95"]
+    seeds = "" if len(compared["seeds"]) > 1 else ", one seed"
+    return f"{compared['dice']['difference']:+.3f} ({low:+.3f} to {high:+.3f}){seeds}"
+
+
 def _textured(k: str, arm: str, compared: dict[str, Any]) -> str:
     gain, seeds = compared["dice"], _seeds(compared["seeds"])
     low, high = gain["interval_95"]

@@ -25,6 +25,7 @@ Describe = Callable[[dict[str, Any]], list[tuple[str, str]] | str]
 #: Results whose tables tell seconds.
 _TIMED = ("throughput_epyc", "mask_networks", "ct_solvers", "ct_student", "shard_writer", "loading")
 _BEGIN, _END = "<!-- figures: python -m benchmarks.tables -->", "<!-- end of figures -->"
+_GAIN_BEGIN, _GAIN_END = "<!-- gain: python -m benchmarks.tables -->", "<!-- end of gain -->"
 
 
 def tables() -> str:
@@ -211,9 +212,14 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
 
 def rewritten(readme: str) -> str:
     """The README with its figures replaced by the current ones."""
-    head, rest = readme.split(_BEGIN)
-    _, tail = rest.split(_END)
-    return f"{head}{_BEGIN}\n{tables()}\n{_END}{tail}"
+    gain = downstream_table.in_short(json.loads((RESULTS / "downstream_donor_2400.json").read_text())["figures"])
+    return _between(_between(readme, _GAIN_BEGIN, _GAIN_END, gain), _BEGIN, _END, tables())
+
+
+def _between(text: str, begin: str, end: str, told: str) -> str:
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    return f"{head}{begin}\n{told}\n{end}{tail}"
 
 
 def draw_curves(folder: Path = RESULTS) -> list[Path]:
