@@ -49,9 +49,10 @@ def markdown(figures: dict[str, Any]) -> str:
 def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5") -> str:
     """One row for each k: real patients alone, with an arm's cases, what that gains, and what random texture gains."""
     lines = [
-        "| real patients | Dice / HD95 alone | Dice / HD95 with GuideGen | gained (95 %) | p (Holm) | gained by SynthSeg's random texture |",
+        "| real patients | Dice / HD95 alone | Dice / HD95 with GuideGen | gained (95 %) | p (Holm) "
+        "| gained by SynthSeg's random texture |",
         "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for k, arms in figures["summary"]["k"].items():
         if compared := arms.get(arm, {}).get("against_real"):
             levels = [f"{a['mean_dice']:.3f} / {a['mean_hd95_mm']:.0f} mm" for a in (arms["real"], arms[arm])]
