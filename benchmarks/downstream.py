@@ -1,8 +1,9 @@
 """Does synthetic data help nnU-Net? python -m benchmarks.downstream OPENKBP --work DIR --setting donor --model MODEL.
 
-OPENKBP holds index.csv, train/ and validation/ with pt_N_ct.nii.gz and pt_N_label.nii.gz. Of k training patients with
-seven contoured organs nnU-Net v2 is trained with and without synthetic cases, always for the same number of
-iterations, and tested on the 33 validation patients (or on --test). Two settings, never mixed:
+OPENKBP is what python -m benchmarks.openkbp_nifti makes of the download: index.csv, train/ and validation/ with
+pt_N_ct.nii.gz and pt_N_label.nii.gz. Of k training patients (with seven contoured organs, but for ten of the 40 at
+k = 40 that lack one) nnU-Net v2 is trained with and without synthetic cases, always for the same number of iterations,
+and tested on the 33 validation patients (or on --test). Two settings, never mixed:
 
   donor   the generator learned from other patients (python -m benchmarks.openkbp_split); --model is its folder. The
           head-neck model that comes with the package learned from all 170 and is refused

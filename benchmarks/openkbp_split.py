@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,14 @@ _SEED = 0
 
 
 def pool_and_donors(openkbp: Path) -> tuple[list[str], list[str]]:
-    """Names of the 40 pool patients, most completely contoured first, and of the other training patients, shuffled."""
-    with (openkbp / "index.csv").open(newline="") as file:
+    """Names of the 40 pool patients, most completely contoured first, and of the other training patients, shuffled.
+
+    SystemExit where there is no index.csv.
+    """
+    index = openkbp / "index.csv"
+    if not index.exists():
+        sys.exit(f"{openkbp} holds no index.csv; make it of the download by python -m benchmarks.openkbp_nifti.")
+    with index.open(newline="") as file:
         organs = {row["patient"]: len(row["organs"].split()) for row in csv.DictReader(file) if row["split"] == "train"}
     names = sorted(organs)
     shuffled = [names[i] for i in np.random.default_rng(_SEED).permutation(len(names))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import re
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -34,9 +36,14 @@ def machine() -> dict[str, Any]:
 
 
 def told(word: str) -> str:
-    """A word of a command as others are told it: of an absolute path the last part in capitals, all else as it is."""
+    """A word of a command as others are told it: of an absolute path the last part in capitals, but for fields in
+    braces, and all else as it is."""
     name, equals, value = word.rpartition("=")
-    return name + equals + ",".join(Path(p).name.upper() if Path(p).is_absolute() else p for p in value.split(","))
+    return name + equals + ",".join(_capitals(Path(p).name) if Path(p).is_absolute() else p for p in value.split(","))
+
+
+def _capitals(name: str) -> str:
+    return "".join(part if part.startswith("{") else part.upper() for part in re.split(r"(\{[^}]*\})", name))
 
 
 def save(name: str, figures: dict[str, Any], seed: int | None = None) -> Path:
@@ -44,7 +51,7 @@ def save(name: str, figures: dict[str, Any], seed: int | None = None) -> Path:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
     record = {
         "benchmark": name,
-        "command": " ".join(["python -m benchmarks." + Path(sys.argv[0]).stem, *map(told, sys.argv[1:])]),
+        "command": "python -m benchmarks." + shlex.join([Path(sys.argv[0]).stem, *map(told, sys.argv[1:])]),
         "commit": commit.stdout.strip() or None,
         "date": datetime.now(UTC).date().isoformat(),
         "seed": seed,

@@ -7,6 +7,7 @@ from torch import nn
 
 from guidegen_data.cli.main import main
 from guidegen_data.models.slice_generator import follow_flow, slice_loss
+from guidegen_data.pipeline import GuideGenPipeline
 
 SHORT = ["--recipe", "tiny", "--num-steps", "4", "--validate-every", "0", "--device", "cpu"]
 
@@ -83,6 +84,15 @@ def test_it_is_trained_from_a_model_and_refused_without_one(tmp_path, capsys) ->
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("student", "plain")]
     assert logs[0].count("\n") == logs[1].count("\n") == 4
     assert logs[0] != logs[1]
+    student, options = tmp_path / "distilled", ["--steps-ct", "2", "--delay-ct", "1", "--noise-correlation", "0.75"]
+    assert main(["export", run["masks"], run["student"], str(student), *options]) == 0
+    config = GuideGenPipeline.from_pretrained(student).config
+    assert (config.num_steps_ct, config.delay_ct, config.noise_correlation) == (2, 1, 0.75)
+    assert "fewer than its 2 steps" in (student / "README.md").read_text()
+    assert "fewer than its" not in (tmp_path / "model" / "README.md").read_text()
     capsys.readouterr()
+    for option, value in (("--delay-ct", "0"), ("--noise-correlation", "1")):
+        assert main(["export", run["masks"], run["student"], str(tmp_path / "none"), option, value]) == 1
+        assert option in capsys.readouterr().err
     assert main([*words[:3], str(tmp_path / "none"), *words[3:], "--distil", "2"]) == 1
     assert "needs --init MODEL" in capsys.readouterr().err

@@ -25,7 +25,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--licence", default="", help="licence of the weights, for the card, e.g. 'CC BY 4.0'")
     parser.add_argument("--steps-mask", type=int, default=16, help="default steps of stage 1 (default 16)")
-    parser.add_argument("--steps-ct", type=int, default=3, help="default steps a slice (default 3)")
+    parser.add_argument(
+        "--steps-ct", type=int, default=3, help="default steps a slice (default 3; distilled slices may need only 2)"
+    )
+    parser.add_argument(
+        "--delay-ct",
+        type=int,
+        metavar="STEPS",
+        help="steps after which the next slice starts, side by side with this one; fewer are faster and part slices "
+        "more (default: when this one is finished)",
+    )
+    parser.add_argument(
+        "--noise-correlation",
+        type=float,
+        default=0.0,
+        help="correlation of the noise that neighbouring slices start from, 0 to 1 (default 0; the torso has 0.75)",
+    )
     parser.add_argument("--last-timestep", type=int, default=130, help="start of the final step (default 130)")
     parser.add_argument(
         "--size-strength",
@@ -60,6 +75,10 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.training.provenance import model_card
     from guidegen_data.training.run_state import load_part
 
+    if args.delay_ct is not None and args.delay_ct < 1:
+        raise ModelError(f"--delay-ct is a number of steps from 1, got {args.delay_ct}.")
+    if not 0 <= args.noise_correlation < 1:
+        raise ModelError(f"--noise-correlation is from 0 to below 1, got {args.noise_correlation:g}.")
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
         raise ModelError(f"{args.out} holds something that is no model; choose an empty folder.")
     for run_of, part in ((args.masks, Initial.MASKS), (args.slices, Initial.SLICES)):
@@ -83,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
         anatomy_name=anatomy.name,
         num_steps_mask=args.steps_mask,
         num_steps_ct=args.steps_ct,
+        delay_ct=args.delay_ct,
+        noise_correlation=args.noise_correlation,
         guidance=args.guidance,
         size_strength=args.size_strength,
         volume_ratio=read_volume_ratio(args.masks),

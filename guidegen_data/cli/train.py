@@ -165,7 +165,7 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
     if args.distil < 0:
         raise ModelError(f"--distil is a number of steps, got {args.distil}.")
     if os.environ.get("RANK", "0") == "0":
-        write_about(args.run, args.recipe, args.init, args.data, args.autoencoder, args.tissue)
+        write_about(args.run, args.recipe, args.init, args.data, args.autoencoder, args.tissue, args.distil)
     workers = args.workers or usable_cores()
     setting = stages.Setting(args.run, stage, anatomy, args.device, args.init, workers=workers)
     if args.stage == "autoencoder":

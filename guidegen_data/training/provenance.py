@@ -37,11 +37,19 @@ def data_facts(folder: Path) -> dict[str, Any]:
 
 
 def write_about(
-    run: Path, recipe: str, initial: str | None, data: Path, autoencoder: Path | None = None, tissue: Path | None = None
+    run: Path,
+    recipe: str,
+    initial: str | None,
+    data: Path,
+    autoencoder: Path | None = None,
+    tissue: Path | None = None,
+    distil: int = 0,
 ) -> None:
-    """Notes in a run's folder what it is trained on, and how the networks that stage 2 takes over were trained."""
+    """Notes in a run's folder what it is trained on, and how the networks that stage 2 takes over were trained; with
+    `distil` also that it learned from what the model it started from makes in so many steps."""
     # The name alone: a card is copied to others, and where a folder lay is nobody's business.
     about = {"recipe": recipe, "started_from": initial and Path(initial).name, **data_facts(data)}
+    about |= {"distilled_from_steps": distil} if distil else {}
     taken_over = _json(Path(initial) / FILE_NAME) if initial else {}
     for name, other in (("autoencoder", autoencoder), ("tissue", tissue)):
         if other is not None:
@@ -131,6 +139,8 @@ def _completed(facts: dict[str, Any]) -> str:
 
 def _row(stage: str, facts: dict[str, Any]) -> str:
     started = f", from {facts['started_from']}" if facts.get("started_from") else ""
+    if distilled := facts.get("distilled_from_steps"):
+        started += f", which it copies in fewer than its {distilled} steps a slice"
     steps = f"{facts['steps']} of {facts['examples_a_step']}" if {"steps", "examples_a_step"} <= set(facts) else "?"
     figures = ", ".join(f"{k} {v:.4g}" for k, v in facts.get("validation", {}).items())
     best = f"{figures} (step {facts['best_step']})" if figures else "not validated"
