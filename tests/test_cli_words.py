@@ -77,3 +77,19 @@ def test_where_there_is_no_bar_a_line_is_written_now_and_then(capsys, monkeypatc
     monkeypatch.setattr("guidegen_data.cli.shard._LOG_EVERY_S", 0.0)
     assert shard(["--n", "8", "--no-qc"]) == 0
     assert "4 of 8 cases, rejects 0 (0%)\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (["--anatomy", "head-neck"], "--anatomy cannot go with --num"),
+        (["--validation-share", "0.2", "--augment", "2"], "--augment, --validation-share cannot go with --num"),
+        (["--map", "a=b"], "--map cannot go with --num"),
+    ],
+)
+def test_what_deformed_cases_have_no_use_for_is_not_passed_over(option: list[str], told: str, capsys) -> None:
+    assert main(["prepare", "nifti", ".", "out", "--num", "3", *option]) == 1
+    assert told in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert main(["prepare", "nifti", ".", "out", "--num", "3", "--anatomy", "torso"]) == 1
+    assert "cannot go with" not in capsys.readouterr().err  # the folder holds no volumes

@@ -6,6 +6,10 @@ import argparse
 from pathlib import Path
 
 HELP = "turn a data set of real CTs and label maps into training cases with findings"
+#: Options of real cases that deformed ones have no use for, and values that say that one was not given.
+_REAL_ONLY = ("anatomy", "map", "augment", "validation_share", "only")
+_NOT_GIVEN = (None, 0, [], "torso")
+_VALIDATION_SHARE = 0.15
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--augment", type=int, default=0, metavar="N", help="mildly warped copies of each training case"
     )
-    parser.add_argument("--validation-share", type=float, default=0.15, help="of the patients, where no split is given")
+    parser.add_argument(
+        "--validation-share", type=float, help="of the patients, where no split is given (default 0.15)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--only", type=int, metavar="N", help="the first N cases of the data set")
-    parser.add_argument("--num", type=int, help="nifti: deform the volumes into so many cases")
+    parser.add_argument("--num", type=int, help="nifti: deform the volumes into so many cases of the torso")
     parser.add_argument(
         "--phantoms", type=int, default=0, metavar="N", help="with --num: so many procedural torsos as well"
     )
@@ -51,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     if args.num is not None:
         if args.layout != "nifti":
             raise SourceError(f"--num deforms the volumes of the nifti layout, not of {args.layout}; leave --num out.")
+        if given := [f"--{name.replace('_', '-')}" for name in _REAL_ONLY if getattr(args, name) not in _NOT_GIVEN]:
+            raise SourceError(f"{', '.join(given)} cannot go with --num, which makes torso cases and splits none off.")
         return _deform(args)
     if args.leave_out or args.phantoms:
         raise SourceError("--leave-out and --phantoms go with --num; real cases are split by patient.")
@@ -85,7 +93,13 @@ def _real(args: argparse.Namespace) -> int:
     for name in renamed.values():
         anatomy.id_of(name)
     config = RealConfig(
-        args.layout, args.src.name, anatomy.name, args.augment, args.validation_share, args.seed, renamed
+        args.layout,
+        args.src.name,
+        anatomy.name,
+        args.augment,
+        _VALIDATION_SHARE if args.validation_share is None else args.validation_share,
+        args.seed,
+        renamed,
     )
     bar, stage = None, ""
     for stage_now, total, _ in prepare_real(args.src, args.out, config, anatomy, args.classes, args.workers, args.only):
