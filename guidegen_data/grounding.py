@@ -37,8 +37,10 @@ _TRIES = 8
 #: A lesion of this diameter gets the strength itself as its push.
 _PUSHED_MM = 40.0
 _MAX_PUSH = 5.0
-#: Organs of a smaller largest volume may be swallowed by a lesion.
+#: Organs of a smaller largest volume may be swallowed by a lesion that leaves nothing of them.
 _THIN_ML = 50.0
+#: Sizes that a lesion which bulges out of its organ is tried in, as shares of the one asked for.
+_SWOLLEN = (1.0, 0.9, 0.8, 0.7)
 #: Of the volume at the small end of normal: below that, an organ that nobody called absent is as good as lost.
 _LEAST = 0.4
 
@@ -171,8 +173,9 @@ def settle_lesions(
 
     Lesions that nobody asked for, and pieces beyond the number asked for at a site, are given back to what is around
     them. A lesion whose organ or site is not in the map cannot be added; the quality verdict then says so. But a mass
-    may swallow a gland: where `places` (M, 3) says in voxels where each lesion was anchored (NaN: nowhere), a lesion of
-    a thin organ is put there, with the rest of the organ as its rim.
+    may swallow a gland, and bulge out of an organ: a lesion that does not fit into its site is put there with the organ
+    as its rim, and one of a thin organ that is gone where `places` (M, 3) says in voxels that it was anchored (NaN:
+    nowhere).
     """
     anatomy = findings.anatomy
     missing, strays = match_lesions(findings.lesions, find_lesions(label_map, anatomy, spacing_mm))
@@ -181,8 +184,8 @@ def settle_lesions(
     for lesion in missing:
         mask = _fitting_lesion(label_map, lesion, anatomy, spacing_mm, rng)
         place = None if places is None else places[findings.lesions.index(lesion)]
-        if mask is None and place is not None and np.isfinite(place).all():
-            label_map, mask = _with_rim(label_map, lesion, place, anatomy, spacing_mm, rng)
+        if mask is None and (centre := _centre(label_map, lesion, place, anatomy, spacing_mm)) is not None:
+            label_map, mask = _with_rim(label_map, lesion, centre, anatomy, spacing_mm, rng)
         if mask is not None:
             label_map = np.where(mask, np.uint8(anatomy.lesion_id), label_map)
             added.append(lesion)
@@ -232,6 +235,25 @@ def _fitting_lesion(
     return best
 
 
+def _centre(
+    label_map: np.ndarray,
+    lesion: Lesion,
+    place: np.ndarray | None,
+    anatomy: Anatomy,
+    spacing_mm: tuple[float, float, float],
+) -> np.ndarray | None:
+    """Where a lesion that does not fit may swallow its organ, (3,) in voxels: the place of a thin organ's, else the
+    deepest point of its site. None where neither is; sites of a frame reach beyond their organ as it is."""
+    organ = anatomy.classes[anatomy.id_of(anatomy.organ_of(lesion.organ).class_name)]
+    if organ.volume_ml[1] <= _THIN_ML and place is not None and np.isfinite(place).all():
+        return place
+    if anatomy.frame is not None:
+        return None
+    room = lesion_room(label_map, spacing_mm, lesion.organ, lesion.site, lesion.size_mm, anatomy)
+    depth = ndimage.distance_transform_edt(room, sampling=spacing_mm)
+    return np.array(np.unravel_index(depth.argmax(), room.shape), float) if room.any() else None
+
+
 def _with_rim(
     label_map: np.ndarray,
     lesion: Lesion,
@@ -240,17 +262,18 @@ def _with_rim(
     spacing_mm: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The map with a rim of a thin organ about the place (3,) of its lesion, and the lesion; both as they were if the
-    organ is not thin or the lesion would not be read as its own."""
-    organ = anatomy.classes[anatomy.id_of(anatomy.organ_of(lesion.organ).class_name)]
-    if organ.volume_ml[1] > _THIN_ML:
-        return label_map, None
+    """The map with a rim of the organ about the place (3,) of its lesion, and the lesion, a little smaller where it has
+    to be; both as they were if it would not be read as its own."""
+    organ_id = anatomy.id_of(anatomy.organ_of(lesion.organ).class_name)
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in label_map.shape], indexing="ij"), axis=-1)
-    near = np.linalg.norm((grid - place) * np.asarray(spacing_mm), axis=-1) < 0.7 * lesion.size_mm
-    mask = lesion_mask(near & np.isin(label_map, (0, organ.id)), lesion.size_mm, spacing_mm, rng)
-    if mask is None or mask.sum() < MIN_LESION_VOXELS:
-        return label_map, None
-    rim = ndimage.binary_dilation(mask, iterations=2) & ~mask & (label_map == 0)
-    rimmed = np.where(rim, np.uint8(organ.id), label_map)
-    as_asked = site_of(mask, rimmed, spacing_mm, anatomy) == (lesion.organ, lesion.site)
-    return (rimmed, mask) if as_asked else (label_map, None)
+    away_mm = np.linalg.norm((grid - place) * np.asarray(spacing_mm), axis=-1)
+    for size_mm in lesion.size_mm * np.array(_SWOLLEN):
+        allowed = (away_mm < 0.7 * size_mm) & np.isin(label_map, (0, organ_id))
+        mask = lesion_mask(allowed, size_mm, spacing_mm, rng)
+        if mask is None or mask.sum() < MIN_LESION_VOXELS:
+            continue
+        rim = ndimage.binary_dilation(mask, iterations=2) & ~mask & (label_map == 0)
+        rimmed = np.where(rim, np.uint8(organ_id), label_map)
+        if site_of(mask, rimmed, spacing_mm, anatomy) == (lesion.organ, lesion.site):
+            return rimmed, mask
+    return label_map, None

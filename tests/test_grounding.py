@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from tiny import tiny_pipeline
 
 from guidegen_data.anatomy import TORSO
@@ -211,3 +212,21 @@ def test_a_map_full_of_specks_is_searched_in_seconds_and_its_smaller_ones_have_n
     assert found[0].mask.sum() == max(f.mask.sum() for f in found[:-1])
     assert (found[-1].organ, found[-1].site) == ("", "")
     assert sum(int(f.mask.sum()) for f in found) == int((spotted == TORSO.lesion_id).sum())
+
+
+@pytest.mark.parametrize(("site", "size_mm", "thinner"), [("tail", 45.0, 3), ("body", 40.0, 2), ("head", 45.0, 3)])
+def test_a_mass_too_large_for_its_site_bulges_out_of_the_organ(body, site: str, size_mm: float, thinner: int) -> None:
+    pancreas = TORSO.ids["pancreas"]
+    asked = Findings(region="abdomen", lesions=(Lesion("pancreas", site, size_mm),))
+    rest = body.copy()
+    thin = ndimage.binary_erosion(body == pancreas, iterations=thinner)
+    rest[ndimage.binary_dilation(body == pancreas, iterations=12) & ~thin] = 0  # room for it
+    made, added, _ = settle_lesions(rest, asked, TORSO.spacing_mm, np.random.default_rng(0))
+    assert added == list(asked.lesions)
+    (found,) = find_lesions(made, TORSO, TORSO.spacing_mm)
+    assert (found.organ, found.site) == ("pancreas", site)
+    assert found.size_mm == pytest.approx(size_mm, rel=0.35)
+    assert int((found.mask & (rest == 0)).sum()) > 0  # beyond the gland
+    border = ndimage.binary_dilation(found.mask) & ~found.mask
+    assert pancreas in made[border]
+    assert set(rest[made != rest]) <= {0, pancreas}

@@ -8,7 +8,7 @@ from pathlib import Path
 HELP = "turn a data set of real CTs and label maps into training cases with findings"
 #: Options of real cases that deformed ones have no use for, and values that say that one was not given.
 _REAL_ONLY = ("anatomy", "map", "augment", "validation_share", "only")
-_NOT_GIVEN = (None, 0, [], "torso")
+_NOT_GIVEN: tuple[object, ...] = (None, 0, [], "torso")
 _VALIDATION_SHARE = 0.15
 
 
