@@ -19,11 +19,14 @@ from benchmarks import describe_parts as part
 from benchmarks import downstream_curve, downstream_table, training_curves
 from benchmarks import fidelity_rows as beside
 from benchmarks.record import RESULTS
+from guidegen_data.models.folder import fingerprint_of, model_folder
 
 README = Path(__file__).parent.parent / "README.md"
 Describe = Callable[[dict[str, Any]], list[tuple[str, str]] | str]
 #: Results whose tables tell seconds.
-_TIMED = ("throughput_epyc", "mask_networks", "ct_solvers", "ct_student", "shard_writer", "loading")
+_TIMED = ("throughput_epyc", "mask_networks", "ct_solvers", "ct_student", "slabs", "shard_writer", "loading")
+#: What is told of figures of a model that the package no longer has in every part.
+_EARLIER = "earlier weights"
 _BEGIN, _END = "<!-- figures: python -m benchmarks.tables -->", "<!-- end of figures -->"
 _GAIN_BEGIN, _GAIN_END = "<!-- gain: python -m benchmarks.tables -->", "<!-- end of gain -->"
 
@@ -32,20 +35,33 @@ def tables() -> str:
     """Every table of the README, in Markdown, from the committed results."""
     parts = []
     machine = json.loads((RESULTS / "throughput.json").read_text())["machine"]
+    now = [fingerprint_of(model_folder(name)) for name in ("torso", "head-neck")]
     for title, describers in _SECTIONS.items():
         held = {name: describe for name, describe in describers.items() if (RESULTS / f"{name}.json").exists()}
         parts += [f"**{title}**", ""] if held else []
         for name, describe in held.items():
             record = json.loads((RESULTS / f"{name}.json").read_text())
             said = describe(record["figures"])
-            elsewhere = name in _TIMED and record["machine"]["cpu"] != machine["cpu"]
-            where = f" (on {_named(record['machine'])})" if elsewhere else ""
-            parts += [f"`{record['command']}`{where}", "", said if isinstance(said, str) else _two_columns(said), ""]
+            notes = (
+                [f"on {_named(record['machine'])}"] if name in _TIMED and not _same(record["machine"], machine) else []
+            )
+            notes += [_EARLIER] if record["figures"].get("model_sha256", now[0]) not in now else []
+            parts += [
+                f"`{record['command']}`" + (f" ({'; '.join(notes)})" if notes else ""),
+                "",
+                said if isinstance(said, str) else _two_columns(said),
+                "",
+            ]
     parts.append(
         f"Timings: {_named(machine)}, torch {machine['torch']}, no accelerator, where no other machine is named; every "
-        "results file names its own. The Xeon has units for products of bf16 matrices (AMX), the EPYC has none."
+        f'results file names its own. "{_EARLIER.capitalize()}": a part of the model has been replaced since, as its '
+        "card tells. The Xeon has units for products of bf16 matrices (AMX), the EPYC has none."
     )
     return "\n".join(parts)
+
+
+def _same(machine: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(machine[key] == other[key] for key in ("cpu", "cores"))
 
 
 def _named(machine: dict[str, Any]) -> str:
