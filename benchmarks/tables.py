@@ -42,22 +42,22 @@ def tables() -> str:
         for name, describe in held.items():
             record = json.loads((RESULTS / f"{name}.json").read_text())
             said = describe(record["figures"])
-            notes = (
-                [f"on {_named(record['machine'])}"] if name in _TIMED and not _same(record["machine"], machine) else []
-            )
-            notes += [_EARLIER] if record["figures"].get("model_sha256", now[0]) not in now else []
-            parts += [
-                f"`{record['command']}`" + (f" ({'; '.join(notes)})" if notes else ""),
-                "",
-                said if isinstance(said, str) else _two_columns(said),
-                "",
-            ]
+            how = f"`{record['command']}`{_notes(name, record, machine, now)}"
+            parts += [how, "", said if isinstance(said, str) else _two_columns(said), ""]
     parts.append(
         f"Timings: {_named(machine)}, torch {machine['torch']}, no accelerator, where no other machine is named; every "
         f'results file names its own. "{_EARLIER.capitalize()}": a part of the model has been replaced since, as its '
         "card tells. The Xeon has units for products of bf16 matrices (AMX), the EPYC has none."
     )
     return "\n".join(parts)
+
+
+def _notes(name: str, record: dict[str, Any], machine: dict[str, Any], now: list[str]) -> str:
+    """What is to be said of a result beside its command, in brackets: another machine, weights that are gone."""
+    elsewhere = name in _TIMED and not _same(record["machine"], machine)
+    notes = [f"on {_named(record['machine'])}"] if elsewhere else []
+    notes += [_EARLIER] if record["figures"].get("model_sha256", now[0]) not in now else []
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _same(machine: dict[str, Any], other: dict[str, Any]) -> bool:
