@@ -110,7 +110,9 @@ def maisi(figures: dict[str, Any]) -> Rows:
     """Seconds beside MAISI's networks and TorchIO."""
     seconds, hours = figures["seconds"], figures["hours_for_10000"]
     names = [name for name in ("ours, CT alone", "MAISI, CT alone", "TorchIO, CT alone") if name in seconds]
-    maisi = f"MAISI's networks as MONAI ships them, {figures['maisi_steps']} steps, fp32 since they refuse bf16 on a CPU"
+    maisi = (
+        f"MAISI's networks as MONAI ships them, {figures['maisi_steps']} steps, fp32 since they refuse bf16 on a CPU"
+    )
     what = f"ours, bf16 / {maisi} / TorchIO's random texture"
     return [
         (
