@@ -19,7 +19,7 @@ README = TESTS.parent / "plugins" / "nnunet" / "README.md"
 SUPPORT = TESTS / "nnunet_support"
 # What would take hours is made small, everything else is the command itself.
 SMALL = {
-    "pip": 'test "$*" = "install guidegen-data[nnunet]"',
+    "pip": 'test "$*" = "install .[nnunet]"',
     "guidegen-shard": 'test "$1 $2 $3 $4" = "--n 200 --out shards" && cp -r "$TOY_SHARDS" shards',
     "nnUNetv2_train": (
         f"PYTHONPATH=$PYTHONPATH:{TESTS} {sys.executable} -c 'import os, pathlib; "
