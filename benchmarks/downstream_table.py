@@ -56,35 +56,29 @@ def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5") -> str:
     for k, arms in figures["summary"]["k"].items():
         if compared := arms.get(arm, {}).get("against_real"):
             levels = [f"{a['mean_dice']:.3f} / {a['mean_hd95_mm']:.0f} mm" for a in (arms["real"], arms[arm])]
-            texture = _gained(arms.get("synthseg", {}).get("against_real"))
-            lines.append(
-                f"| {k} | {' | '.join(levels)} | **{_gained(compared)}** | {compared['p_holm']:.2g} | {texture} |"
-            )
+            texture = arms.get("synthseg", {}).get("against_real")
+            seeds = "" if len(compared["seeds"]) > 1 else ", one seed"
+            cells = [k, *levels, f"**{_gained(compared)}{seeds}**", f"{compared['p_holm']:.2g}"]
+            lines.append(f"| {' | '.join([*cells, _gained(texture) if texture else ''])} |")
     return "\n".join(lines)
 
 
-def _gained(compared: dict[str, Any] | None) -> str:
-    if compared is None:
-        return ""
+def _gained(compared: dict[str, Any]) -> str:
+    """The difference of Dice with its interval."""
     low, high = compared["dice"]["interval_95"]
-    seeds = "" if len(compared["seeds"]) > 1 else ", one seed"
-    return f"{compared['dice']['difference']:+.3f} ({low:+.3f} to {high:+.3f}){seeds}"
+    return f"{compared['dice']['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _textured(k: str, arm: str, compared: dict[str, Any]) -> str:
-    gain, seeds = compared["dice"], _seeds(compared["seeds"])
-    low, high = gain["interval_95"]
-    told = f"{_ARMS[arm].removeprefix('+ ')}: {gain['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-    return f"| {k} | {told} | {seeds} | {compared['p_wilcoxon']:.2g} |"
+    told = f"{_ARMS[arm].removeprefix('+ ')}: {_gained(compared)}"
+    return f"| {k} | {told} | {_seeds(compared['seeds'])} | {compared['p_wilcoxon']:.2g} |"
 
 
 def _level(k: str, arm: str, row: dict[str, Any]) -> str:
     cells = [k, _ARMS[arm], _seeds(row["seeds"]), f"{row['mean_dice']:.3f}", f"{row['mean_hd95_mm']:.1f} mm", "", ""]
     if compared := row.get("against_real"):
-        gain = compared["dice"]
-        low, high = gain["interval_95"]
         some = "" if compared["seeds"] == row["seeds"] else f", {_seeds(compared['seeds'])}"
-        cells[5:] = [f"{gain['difference']:+.3f} ({low:+.3f} to {high:+.3f}){some}", f"{compared['p_holm']:.2g}"]
+        cells[5:] = [_gained(compared) + some, f"{compared['p_holm']:.2g}"]
     return f"| {' | '.join(cells)} |"
 
 

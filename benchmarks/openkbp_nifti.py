@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from guidegen_data import HEAD_NECK
 from guidegen_data.case import centred_affine
 from guidegen_data.sources.layouts import LabelNames, SourceCase
-from guidegen_data.sources.openkbp import read_openkbp
+from guidegen_data.sources.openkbp import read_openkbp, read_structure
 
 _SPLITS = ("train", "validation", "test")
 #: Structures of the download that are organs.
@@ -39,23 +39,24 @@ def patients(provided: Path) -> list[tuple[str, Path]]:
 
 def convert(patient: Path, out: Path) -> list[str]:
     """Writes the volumes of one patient into `out`, and returns the organs that are contoured."""
-    held = {name: patient / f"{name}.csv" for name in (*ORGANS, _TARGET) if (patient / f"{name}.csv").exists()}
-    contoured = [name for name in ORGANS if name in held]
+    held = {name: patient / f"{name}.csv" for name in ORGANS if (patient / f"{name}.csv").exists()}
+    contoured, target = list(held), patient / f"{_TARGET}.csv"
     done = out / f"{patient.name}_label.nii.gz"
     if done.exists():
         return contoured
     out.mkdir(parents=True, exist_ok=True)
-    case = SourceCase(patient.name, patient.name, patient / "ct.csv", masks={n: held[n] for n in contoured})
-    read = read_openkbp(case, HEAD_NECK, LabelNames(None, {}))
+    case = SourceCase(patient.name, patient.name, patient / "ct.csv", masks=held)
+    read = read_openkbp(case, HEAD_NECK, LabelNames(None))
     affine = centred_affine(read.labels.shape, read.ct.spacing_mm)
 
     def write(kind: str, array: np.ndarray) -> None:
-        nib.save(nib.Nifti1Image(array, affine), out / f"{patient.name}_{kind}.nii.gz")
+        partial = out / f"{patient.name}_{kind}.partial.nii.gz"
+        nib.save(nib.Nifti1Image(array, affine), partial)
+        os.replace(partial, out / f"{patient.name}_{kind}.nii.gz")
 
     write("ct", np.rint(read.ct.array).astype(np.int16))
-    if _TARGET in held:
-        target = read_openkbp(replace(case, masks={_TARGET: held[_TARGET]}), HEAD_NECK, LabelNames(None, {}))
-        write("ptv70", (target.labels > 0).astype(np.uint8))
+    if target.exists():
+        write("ptv70", read_structure(target).astype(np.uint8))
     write("label", read.labels)  # last: it tells that the patient is whole
     return contoured
 
@@ -63,7 +64,7 @@ def convert(patient: Path, out: Path) -> list[str]:
 def convert_all(provided: Path, out: Path) -> None:
     """All patients and the index."""
     rows = []
-    for split, patient in tqdm(patients(provided), unit="patient"):
+    for split, patient in tqdm(patients(provided), unit="patient", disable=None):
         rows.append((patient.name, split, " ".join(convert(patient, out / split))))
     with (out / "index.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("patient", "split", "organs"), *rows])

@@ -56,12 +56,17 @@ def read_openkbp(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> Lab
     files = zip(table[1 : len(names) + 1].tolist(), case.masks.values(), strict=True)
     for value, path in sorted(files, key=lambda item: (item[0] == anatomy.lesion_id, item[0])):
         if value:
-            mask = np.zeros(np.prod(_SHAPE), np.float32)
-            mask[_read(path, columns=1)[0].astype(np.int64)] = 1
-            labels[_ras(mask) > 0] = value
+            labels[read_structure(path)] = value
     if not labels.any():
         raise SourceError(f"{case.name} holds no structure of the {anatomy.name} table.")
     return Labelled(Volume(np.clip(ct, -1024, 3071), spacing), labels, tuple(unmapped))
+
+
+def read_structure(path: Path) -> np.ndarray:
+    """A structure's voxels, bool (X, Y, Z) RAS+. SourceError for a file that is missing or damaged."""
+    mask = np.zeros(np.prod(_SHAPE), bool)
+    mask[_read(path, columns=1)[0].astype(np.int64)] = True
+    return _ras(mask)
 
 
 def _ras(flat: np.ndarray) -> np.ndarray:
