@@ -23,6 +23,7 @@ from guidegen_data.errors import ModelError
 from guidegen_data.grounding import settle_lesions
 from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.detail import DetailNetwork
 from guidegen_data.models.folder import fingerprint_of, model_folder
 from guidegen_data.models.mask_sampler import MaskSampler
 from guidegen_data.models.precision import choose_device, compute_dtype, place, to_device
@@ -33,16 +34,17 @@ from guidegen_data.pipeline_stages import StageSampling
 from guidegen_data.reports.findings import Findings
 from guidegen_data.tissue_rule import of_ct
 
-_PARTS = ("mask_sampler", "tissue_network", "autoencoder", "slice_generator")
+_PARTS = ("mask_sampler", "detail_network", "tissue_network", "autoencoder", "slice_generator")
 
 
 class GuideGenPipeline(StageSampling, DiffusionPipeline):
     """Both stages with their schedulers. `from_pretrained("torso")` loads the default model that comes installed.
 
-    A model with a `tissue_network` draws fat, soft tissue and bone around the classes of a label map before its CT.
+    A model with a `detail_network` draws some classes anew at full resolution, where stage 1's grid is too coarse. One
+    with a `tissue_network` draws fat, soft tissue and bone around the classes of a label map before its CT.
     """
 
-    _optional_components = ["tissue_network"]  # noqa: RUF012 - diffusers reads it so
+    _optional_components = ["detail_network", "tissue_network"]  # noqa: RUF012 - diffusers reads it so
 
     def __init__(
         self,
@@ -52,10 +54,12 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         slice_generator: SliceGenerator,
         slice_scheduler: Any,
         tissue_network: TissueNetwork | None = None,
+        detail_network: DetailNetwork | None = None,
         anatomy_name: str = "torso",
         text_encoder: str = DEFAULT_ENCODER,
         num_steps_mask: int = 16,
         num_steps_ct: int = 3,
+        num_steps_detail: int = 8,
         guidance: float = 2.0,
         previous_level: float = 0.1,
         anchor_time: float = 0.9,
@@ -76,12 +80,14 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             slice_generator=slice_generator,
             slice_scheduler=slice_scheduler,
             tissue_network=tissue_network,
+            detail_network=detail_network,
         )
         self.register_to_config(
             anatomy_name=anatomy_name,
             text_encoder=text_encoder,
             num_steps_mask=num_steps_mask,
             num_steps_ct=num_steps_ct,
+            num_steps_detail=num_steps_detail,
             guidance=guidance,
             previous_level=previous_level,
             anchor_time=anchor_time,
@@ -184,6 +190,8 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             "num_steps_mask": num_steps_mask or self.config.num_steps_mask,
             "guidance": self.config.guidance if guidance is None else guidance,
         }
+        if self.detail_network is not None:
+            settings["num_steps_detail"] = self.config.num_steps_detail
         affine = centred_affine(self.anatomy.shape, self.anatomy.spacing_mm)
         return [
             Draft(key, label_map, affine, report, asked, settings | {"seed": int(seed)} | done, generator)
@@ -239,9 +247,9 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
     ) -> list[tuple[np.ndarray, dict[str, Any]]]:
         """Stage 1 held to its findings: (X, Y, Z) uint8 a case, and what was done to it after sampling.
 
-        Organs said to be absent are kept out of every belief, lesions are anchored at their sites, specks are cleaned
-        away, lesions that are still missing at their sites are added and others given back; the second item counts the
-        last three.
+        Organs said to be absent are kept out of every belief, lesions are anchored at their sites, classes of the
+        detail network are drawn anew, specks are cleaned away, lesions that are still missing at their sites are added
+        and others given back; the second item counts the last three.
         """
         anatomy = self.anatomy
         placer = self.placer(findings, seeds)
@@ -254,6 +262,8 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             place=placer,
             **self.constraints(findings),
         )
+        if self.detail_network is not None:
+            masks = self.detail_network.draw(masks, generators, self.config.num_steps_detail)
         spacing, held = anatomy.spacing_mm, []
         for b, (mask, asked, seed) in enumerate(zip(masks, findings, seeds, strict=True)):
             label_map, lost = clean_up(mask.cpu().numpy(), asked, spacing)

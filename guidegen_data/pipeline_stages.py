@@ -40,6 +40,7 @@ class StageSampling:
     slice_generator: Any
     slice_scheduler: Any
     tissue_network: Any
+    detail_network: Any
     _text: TextEncoder | None = None
 
     @property

@@ -8,6 +8,8 @@ tissues of the label map are cut out of the CT by the rule that made those of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -15,6 +17,8 @@ from guidegen_data.anatomy import Anatomy
 
 #: Widths in mm by which the tissues of training cases are loosened; one case in `_SHARP` keeps its own.
 _WIDTHS_MM, _SHARP = (3.0, 10.0), 8
+#: Widths after which a Gaussian counts as nothing.
+_TRUNCATE = 3.0
 
 
 def tissue_ids(anatomy: Anatomy) -> list[int]:
@@ -28,16 +32,35 @@ def loosened(label_map: np.ndarray, anatomy: Anatomy, width_mm: float) -> np.nda
     Voxels of organs and lesions stay as they are, and have no say in the tissues beside them.
     """
     kinds = [0, *tissue_ids(anatomy)]
-    free = np.isin(label_map, kinds)
-    if width_mm <= 0 or len(kinds) == 1 or not free.any():
+    if width_mm <= 0 or len(kinds) == 1:
         return label_map
-    sigma = [width_mm / s for s in anatomy.spacing_mm]
+    return smoothed(label_map, kinds, [width_mm] * len(kinds), anatomy.spacing_mm)
+
+
+def smoothed(
+    label_map: np.ndarray, kinds: Sequence[int], widths_mm: Sequence[float], spacing_mm: tuple[float, float, float]
+) -> np.ndarray:
+    """The label map (X, Y, Z) uint8 with some classes smoothed by a Gaussian of their own width each (above 0).
+
+    Each keeps its volume; voxels of other classes stay as they are, and have no say in what is beside them. The first
+    of the kinds is what lies between the others: only near these is anything changed.
+    """
+    rest = np.isin(label_map, list(kinds[1:]))
+    if not rest.any():
+        return label_map
+    margin = [int(np.ceil(_TRUNCATE * max(widths_mm) / s)) for s in spacing_mm]
+    (found,) = ndimage.find_objects(rest.astype(np.uint8))
+    box = tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(found, margin, strict=True))
+    near = label_map[box]
+    free = np.isin(near, list(kinds))
     shares = np.stack([
-        ndimage.gaussian_filter((label_map == k).astype(np.float32), sigma, mode="nearest", truncate=3)[free]
-        for k in kinds
+        ndimage.gaussian_filter(
+            (near == k).astype(np.float32), [w / s for s in spacing_mm], mode="nearest", truncate=_TRUNCATE
+        )[free]
+        for k, w in zip(kinds, widths_mm, strict=True)
     ])  # fmt: skip
     out = label_map.copy()
-    out[free] = np.asarray(kinds, np.uint8)[_in_these_numbers(shares, [int((label_map == k).sum()) for k in kinds])]
+    out[box][free] = np.asarray(kinds, np.uint8)[_in_these_numbers(shares, [int((near == k).sum()) for k in kinds])]
     return out
 
 

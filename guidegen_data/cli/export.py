@@ -5,16 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from guidegen_data.anatomy import Anatomy
+    from guidegen_data.models.detail import DetailNetwork
 
 HELP = "join three trained stages into one model folder"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `guidegen export`."""
-    parser.description = "Joins the runs of `guidegen train masks` and `guidegen train slices` into a model folder."
-    parser.add_argument("masks", type=Path, help="run folder of stage 1")
-    parser.add_argument("slices", type=Path, help="run folder of stage 2 (holds its autoencoder and its tissues)")
+    parser.description = (
+        "Joins the runs of `guidegen train masks` and `guidegen train slices` into a model folder. With one model for "
+        "both (torso torso OUT --detail RUN) OUT is that model with this detail, and all else of it as it is."
+    )
+    parser.add_argument("masks", type=Path, help="run folder of stage 1, or a model")
+    parser.add_argument(
+        "slices", type=Path, help="run folder of stage 2 (holds its autoencoder and its tissues), or the same model"
+    )
     parser.add_argument("--decoder", type=Path, help="run folder of a decoder trained for these slices")
+    parser.add_argument("--detail", type=Path, help="run folder of the detail to be drawn after stage 1")
     parser.add_argument("out", type=Path, help="model folder to write: safetensors in half precision")
     parser.add_argument(
         "--anatomy", help="label table: torso, head-neck or a YAML file (default: the one the run of stage 1 had)"
@@ -25,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--licence", default="", help="licence of the weights, for the card, e.g. 'CC BY 4.0'")
     parser.add_argument("--steps-mask", type=int, default=16, help="default steps of stage 1 (default 16)")
+    parser.add_argument("--steps-detail", type=int, default=8, help="default steps of the detail (default 8)")
     parser.add_argument(
         "--steps-ct", type=int, default=3, help="default steps a slice (default 3; distilled slices may need only 2)"
     )
@@ -81,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         raise ModelError(f"--noise-correlation is from 0 to below 1, got {args.noise_correlation:g}.")
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
         raise ModelError(f"{args.out} holds something that is no model; choose an empty folder.")
+    if args.masks == args.slices:
+        return _with_detail(args)
     for run_of, part in ((args.masks, Initial.MASKS), (args.slices, Initial.SLICES)):
         trained_part(run_of, part)  # or another stage's weights would be read into it, with pages of warnings
     held = args.masks / FILE_NAME
@@ -91,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     slices = load_part(SliceGenerator, _weights(args.slices, args.checkpoint))
     if slices.config.num_classes != anatomy.num_classes + (0 if tissue is None else len(TISSUES)):
         raise ModelError(f"{args.slices} learned another label table than {anatomy.name}; give runs that agree.")
+    detail = _detail(args, anatomy) if args.detail else None
     decoder = _weights(args.decoder, args.checkpoint) if args.decoder else args.slices / "autoencoder"
     pipe = GuideGenPipeline(
         masks,
@@ -99,26 +114,84 @@ def run(args: argparse.Namespace) -> int:
         slices,
         FlowMatchEulerDiscreteScheduler(),
         tissue_network=tissue,
+        detail_network=detail,
         anatomy_name=anatomy.name,
         num_steps_mask=args.steps_mask,
         num_steps_ct=args.steps_ct,
+        num_steps_detail=args.steps_detail,
         delay_ct=args.delay_ct,
         noise_correlation=args.noise_correlation,
         guidance=args.guidance,
         size_strength=args.size_strength,
         volume_ratio=read_volume_ratio(args.masks),
     )
-    for part in filter(None, (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator, tissue)):
+    for part in filter(None, (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator, tissue, detail)):
         torch.nn.Module.to(part, torch.float16)
     pipe.save_pretrained(args.out, safe_serialization=True)
     write_anatomy(anatomy, args.out / FILE_NAME)
-    for config in args.out.glob(
-        "*/config.json"
-    ):  # diffusers notes the folder a part came from: this machine's business
+    _forget_paths(args.out)
+    name, runs = args.out.resolve().name, (args.masks, args.slices)
+    card = model_card(name, anatomy, *runs, args.licence, args.decoder, args.detail)
+    (args.out / "README.md").write_text(card, encoding="utf-8")
+    return _told_size(args.out)
+
+
+def _detail(args: argparse.Namespace, anatomy: Anatomy) -> DetailNetwork:
+    """The network of the --detail run; ModelError for a run of another stage or another label table."""
+    from guidegen_data.anatomy_files import FILE_NAME
+    from guidegen_data.errors import ModelError
+    from guidegen_data.models.detail import DetailNetwork
+    from guidegen_data.training.beside import same_classes
+    from guidegen_data.training.initial import Initial, trained_part
+    from guidegen_data.training.run_state import load_part
+
+    trained_part(args.detail, Initial.DETAIL)
+    if not same_classes(args.detail / FILE_NAME, anatomy):
+        raise ModelError(f"{args.detail} learned another label table than {anatomy.name}; give runs that agree.")
+    return load_part(DetailNetwork, _weights(args.detail, args.checkpoint))
+
+
+def _with_detail(args: argparse.Namespace) -> int:
+    """Writes a model with the detail of a run; every other file of it is copied."""
+    import shutil
+
+    import torch
+
+    from guidegen_data.anatomy_files import FILE_NAME, anatomy_from
+    from guidegen_data.errors import ModelError
+    from guidegen_data.models.folder import anatomy_name_of, model_folder
+    from guidegen_data.training.initial import Initial
+    from guidegen_data.training.provenance import with_stage
+
+    folder, part = model_folder(str(args.masks)), Initial.DETAIL.value
+    if not args.detail:
+        raise ModelError("one model for both stages is exported with another --detail; give its run.")
+    held = folder / FILE_NAME
+    anatomy = anatomy_from(str(held) if held.exists() else anatomy_name_of(folder))
+    detail = _detail(args, anatomy)
+    if args.out.resolve() != folder.resolve():
+        shutil.copytree(folder, args.out, dirs_exist_ok=True)
+    torch.nn.Module.to(detail, torch.float16).save_pretrained(args.out / part, safe_serialization=True)
+    index = json.loads((args.out / "model_index.json").read_text())
+    index |= {part: [type(detail).__module__, type(detail).__name__], "num_steps_detail": args.steps_detail}
+    first = {k: v for k, v in index.items() if k.startswith("_")}
+    index = first | dict(sorted((k, v) for k, v in index.items() if k not in first))
+    (args.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    _forget_paths(args.out)
+    card = args.out / "README.md"
+    told = card.read_text(encoding="utf-8") if card.exists() else ""
+    card.write_text(with_stage(told, "detail", args.detail), encoding="utf-8")
+    return _told_size(args.out)
+
+
+def _forget_paths(out: Path) -> None:
+    """Diffusers notes the folder that a part came from, which is this machine's business."""
+    for config in out.glob("*/config.json"):
         kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
         config.write_text(json.dumps(kept, indent=2) + "\n")
-    card = model_card(args.out.resolve().name, anatomy, args.masks, args.slices, args.licence, args.decoder)
-    (args.out / "README.md").write_text(card, encoding="utf-8")
-    size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
-    print(f"{args.out}: {size / 1e6:.1f} MB")
+
+
+def _told_size(out: Path) -> int:
+    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    print(f"{out}: {size / 1e6:.1f} MB")
     return 0

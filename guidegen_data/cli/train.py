@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-HELP = "train one stage: autoencoder, masks, tissue, slices or decoder"
+HELP = "train one stage: autoencoder, masks, detail, tissue, slices or decoder"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +17,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Trains one stage from the folder that `guidegen prepare` made; the autoencoder also from a folder of CTs. "
         "A run is resumed exactly by the same command; losses go to RUN/log.jsonl, validation figures to "
         "RUN/validation.jsonl, sample sheets to RUN/sheets, the averaged weights to RUN/model and the best validated "
-        "ones to RUN/best. Tissue is optional: where no class of the label table is the body, it says where fat, soft "
-        "tissue and bone lie, for slices to be told (--tissue). The decoder comes last and is optional: it learns to "
-        "draw borders from the label map and leaves the latents as they are. Join the stages with `guidegen export`. "
-        "Several GPUs or nodes: start it with `accelerate launch -m guidegen_data.cli.main train ...`."
+        "ones to RUN/best. Detail is optional: at full resolution it draws classes anew for which the grid of stage 1 "
+        "is too coarse (--classes vertebrae rib). Tissue is optional: where no class of the label table is the body, "
+        "it says where fat, soft tissue and bone lie, for slices to be told (--tissue). The decoder comes last and is "
+        "optional: it learns to draw borders from the label map and leaves the latents as they are. Join the stages "
+        "with `guidegen export`. Several GPUs or nodes: start it with `accelerate launch -m guidegen_data.cli.main "
+        "train ...`."
     )
-    parser.add_argument("stage", choices=["autoencoder", "masks", "tissue", "slices", "decoder"])
+    parser.add_argument("stage", choices=["autoencoder", "masks", "detail", "tissue", "slices", "decoder"])
     parser.add_argument("data", type=Path, help="prepared folder; autoencoder: also a folder of NAME_ct volumes")
     parser.add_argument("run", type=Path, help="folder of this run")
     parser.add_argument(
@@ -35,6 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tissue",
         type=Path,
         help="slices: run folder of the tissues to be told (default: those of the --init model, if it has some)",
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="detail: the classes to draw anew (default: those of the --init model)",
     )
     parser.add_argument(
         "--loose-tissues",
@@ -158,6 +167,8 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         raise ModelError(f"--adversarial is a weight of at least 0, got {args.adversarial}.")
     if args.tissue and args.stage != "slices":
         raise ModelError(f"--tissue is for slices, not for {args.stage}; leave it.")
+    if args.classes and args.stage != "detail":
+        raise ModelError(f"--classes is for detail, not for {args.stage}; leave it.")
     if args.loose_tissues and args.stage != "slices":
         raise ModelError(f"--loose-tissues is for slices, not for {args.stage}; leave it.")
     if args.distil and (args.stage != "slices" or not args.init):
@@ -176,6 +187,10 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         from guidegen_data.training.decoder import train_decoder
 
         return train_decoder(args.data, setting, args.autoencoder, args.adversarial)
+    if args.stage == "detail":
+        from guidegen_data.training.detail import train_detail
+
+        return train_detail(args.data, setting, args.classes)
     if args.stage == "tissue":
         from guidegen_data.training.tissue import train_tissue
 

@@ -113,6 +113,15 @@ def load_case(path: Path) -> TrainingCase:
         raise _damaged(path) from error
 
 
+def load_label_map(path: Path) -> np.ndarray:
+    """The label map of a prepared case, (X, Y, Z) uint8, without unpacking the rest; SourceError when it is damaged."""
+    try:
+        with np.load(path) as data:
+            return data["label_map"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path) from error
+
+
 def _damaged(path: Path) -> SourceError:
     return SourceError(f"{path} is damaged; delete it and run the same prepare command again.")
 

@@ -42,7 +42,7 @@ def tissue_beside(run: Path | None, initial: str | None, anatomy: Anatomy) -> Ti
     """
     if run is not None:
         folder = trained_part(run, Initial.TISSUE)
-        if not _same_classes(run / FILE_NAME, anatomy):
+        if not same_classes(run / FILE_NAME, anatomy):
             raise ModelError(f"{run} learned tissues around other classes than those of the {anatomy.name} table.")
         return load_part(TissueNetwork, folder).requires_grad_(False)
     if initial is None or not (part_folder(initial, Initial.TISSUE) / "config.json").exists():
@@ -58,16 +58,17 @@ def _same_table(initial: str, anatomy: Anatomy) -> bool:
     try:
         folder = model_folder(initial)
     except ModelError:
-        return _same_classes(Path(initial) / FILE_NAME, anatomy)
+        return same_classes(Path(initial) / FILE_NAME, anatomy)
     if (folder / FILE_NAME).exists():
-        return _same_classes(folder / FILE_NAME, anatomy)
+        return same_classes(folder / FILE_NAME, anatomy)
     try:
         return _names(anatomy_named(anatomy_name_of(folder))) == _names(anatomy)
     except AnatomyError:
         return False
 
 
-def _same_classes(path: Path, anatomy: Anatomy) -> bool:
+def same_classes(path: Path, anatomy: Anatomy) -> bool:
+    """Whether an anatomy file has the classes of an anatomy."""
     # Read as it is: a table that is parsed takes the place of the one of its name.
     try:
         held = yaml.safe_load(path.read_text(encoding="utf-8"))

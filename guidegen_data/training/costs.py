@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.models.autoencoder import CTAutoencoder, compand
+from guidegen_data.models.detail import DetailNetwork
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
 from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.models.tissue import TissueNetwork
@@ -17,6 +18,8 @@ from guidegen_data.reports.fields import field_names
 from guidegen_data.training.recipes import RECIPES, Recipe, StageRecipe
 
 _TOKENS, _TOKEN_SIZE = 32, 384
+#: Background and two classes, as vertebrae and ribs.
+_DETAIL = (0, 1, 2)
 #: Bytes a parameter in training: weight, gradient, two moments of Adam, average.
 _BYTES = 20
 #: A backward pass takes twice the operations of the forward pass.
@@ -87,6 +90,10 @@ def _network(stage: str, recipe: StageRecipe, anatomy: Anatomy):
     if stage == "tissue":
         tissue = TissueNetwork(num_classes=anatomy.num_classes, **recipe.network)
         return tissue, lambda: tissue(torch.zeros(1, *anatomy.shape, dtype=torch.uint8))
+    if stage == "detail":
+        detail = DetailNetwork(num_classes=anatomy.num_classes, **{"classes": _DETAIL, **recipe.network})
+        whole = torch.zeros(1, *anatomy.shape, dtype=torch.uint8)
+        return detail, lambda: detail(whole, whole)
     generator = SliceGenerator(num_classes=anatomy.num_classes, **recipe.network)
     latents = torch.zeros(1, generator.config.latent_channels, x // 4, y // 4)
     zero, planes = torch.zeros(1), torch.zeros(1, generator.mask_encoder[0].in_channels, x, y)

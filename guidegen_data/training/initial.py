@@ -24,6 +24,7 @@ class Initial(enum.Enum):
     MASKS = "mask_sampler"
     SLICES = "slice_generator"
     TISSUE = "tissue_network"
+    DETAIL = "detail_network"
 
 
 _CLASSES = {
@@ -31,6 +32,7 @@ _CLASSES = {
     Initial.MASKS: "MaskSampler",
     Initial.SLICES: "SliceGenerator",
     Initial.TISSUE: "TissueNetwork",
+    Initial.DETAIL: "DetailNetwork",
 }
 
 #: What belongs to the vocabulary of a model, not to its size.

@@ -75,13 +75,21 @@ def run_facts(run: Path) -> dict[str, Any]:
 
 
 def model_card(
-    name: str, anatomy: Anatomy, masks: Path, slices: Path, licence: str, decoder: Path | None = None
+    name: str,
+    anatomy: Anatomy,
+    masks: Path,
+    slices: Path,
+    licence: str,
+    decoder: Path | None = None,
+    detail: Path | None = None,
 ) -> str:
-    """Markdown of the card of a model made of two runs, or three with a decoder. A function of their folders."""
+    """Markdown of the card of a model made of two runs, or more with a decoder or detail. A function of their
+    folders."""
     beside = _json(slices / FILE_NAME)
     runs = {
         "autoencoder": beside.get("autoencoder", {}),
         "masks": run_facts(masks),
+        **({} if detail is None else {"detail": run_facts(detail)}),
         **({"tissue": beside["tissue"]} if "tissue" in beside else {}),
         "slices": run_facts(slices),
         **({} if decoder is None else {"decoder": run_facts(decoder)}),
@@ -101,6 +109,19 @@ def model_card(
         "## Licence\n\n" + (licence or "Not stated. The licence of the training data decides what may be done."),
     ]  # fmt: skip
     return "\n\n".join(sections) + "\n"
+
+
+def with_stage(card: str, stage: str, run: Path) -> str:
+    """The card of a model with one more stage, of that run: its row after the last one of the table of stages, or in a
+    table of its own where the card has none."""
+    row, head = _row(stage, run_facts(run)), "| stage | recipe | steps | best validation |"
+    lines = [line for line in card.splitlines() if not line.startswith(f"| {stage} |")]
+    if head in lines:
+        last = lines.index(head)
+        while last + 1 < len(lines) and lines[last + 1].startswith("|"):
+            last += 1
+        return "\n".join([*lines[: last + 1], row, *lines[last + 1 :]]) + "\n"
+    return "\n".join([*lines, "", f"## Added: {stage}", "", head, "|---|---|---|---|", row]).lstrip("\n") + "\n"
 
 
 def _loose(slices: Path) -> str:

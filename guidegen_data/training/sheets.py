@@ -52,6 +52,26 @@ def label_sheet(real: Iterable[Tensor], made: Iterable[Tensor], anatomy: Anatomy
     _save([[_colour(m, anatomy) for m in maps] for maps in (real, made)], path)
 
 
+def detail_sheet(
+    real: Iterable[Tensor],
+    coarse: Iterable[Tensor],
+    made: Iterable[Tensor],
+    anatomy: Anatomy,
+    classes: Sequence[int],
+    path: Path,
+) -> None:
+    """Label maps (X, Y, Z), their smoothed versions, and what was made of these, in the sagittal plane that holds most
+    of the classes, the first of which is what lies between the others."""
+    rows: list[list[np.ndarray]] = [[], [], []]
+    colours = np.array([c.colour for c in anatomy.classes], np.uint8)
+    for maps in zip(real, coarse, made, strict=True):
+        shown = torch.isin(maps[1].cpu(), torch.tensor(classes[1:]))
+        plane = int(shown.sum(dim=(1, 2)).argmax())
+        for row, label_map in zip(rows, maps, strict=True):
+            row.append(colours[label_map.cpu().numpy()[plane, ::-1, ::-1].T])
+    _save(rows, path)
+
+
 def tissue_sheet(real: Tensor, made: Tensor, label_maps: Tensor, path: Path) -> None:
     """Tissues (B, X, Y, Z) above those drawn around the same label maps, in the middle coronal plane."""
     middle = real.shape[2] // 2

@@ -1,0 +1,109 @@
+"""Training the network that draws some classes of a label map anew in detail, from smoothed real label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.errors import ModelError
+from guidegen_data.models.detail import DetailNetwork
+from guidegen_data.models.folded_unet import check_sides
+from guidegen_data.sources.prepared import case_paths, load_label_map, training_folder, validation_folder
+from guidegen_data.tissue_rule import smoothed
+from guidegen_data.training.fit import Step, step_generator
+from guidegen_data.training.initial import Initial, initial_network, start_from
+from guidegen_data.training.parallel import join
+from guidegen_data.training.sheets import detail_sheet
+from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
+
+#: Widths in mm by which label maps are smoothed, and how much each class differs from the case's (log standard
+#: deviation): with 10 to 16 mm the spine of a torso is the rod that stage 1 makes of it.
+_WIDTHS_MM, _SPREAD = (2.0, 16.0), 0.3
+_SHEET_CASES, _SHEET_STEPS = 4, 8
+
+
+def train_detail(folder: Path, setting: Setting, classes: Sequence[str] = ()) -> Iterator[Step]:
+    """Trains a DetailNetwork for these classes on a prepared folder, label maps read from disk at every draw.
+
+    Classes default to those of the network to start from. ModelError where there are none, for background, for the
+    lesion class, and where the field cannot be halved often enough; AnatomyError for a class that is not in the table.
+    """
+    parallel, device = join(setting.device)
+    anatomy, fit_config = setting.anatomy, setting.recipe.fit
+    sizes = initial_network(setting.initial, Initial.DETAIL, setting.recipe.network)
+    if classes:
+        sizes["classes"] = _ids(classes, anatomy)
+    elif "classes" not in sizes:
+        raise ModelError("detail is learned of some classes: name them with --classes, for example vertebrae and rib.")
+    network = DetailNetwork(num_classes=anatomy.num_classes, **sizes)
+    check_sides(anatomy.shape, network.multiple)
+    paths = case_paths(training_folder(folder))
+    held = validation_folder(folder) if fit_config.validate_every else None
+    apart = None if held is None else case_paths(held)
+
+    def loss_on(paths: Sequence[Path]):
+        def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+            assert isinstance(model, DetailNetwork)
+            losses = []
+            for _ in range(fit_config.batch_size):  # one by one: every case has its own box
+                case = paths[int(torch.randint(len(paths), (), generator=generator))]
+                pair = _pair(case, anatomy, sizes["classes"], generator)
+                losses.append(detail_loss(model, *pair, generator))
+            return {"total": torch.stack(losses).mean()}
+
+        return loss_of
+
+    def sheet(model: nn.Module, path: Path) -> None:
+        assert isinstance(model, DetailNetwork)
+        generator = step_generator(SHEET_SEED, 0)
+        chosen = (apart or paths)[:: max(1, len(apart or paths) // _SHEET_CASES)][:_SHEET_CASES]
+        pairs = [_pair(case, anatomy, sizes["classes"], generator) for case in chosen]
+        coarse = torch.stack([c for _, c in pairs]).to(device)
+        made = model.draw(coarse, [generator] * len(coarse), _SHEET_STEPS)
+        detail_sheet([r for r, _ in pairs], coarse, made, anatomy, model.config.classes, path)
+
+    start_from(network, setting.initial, Initial.DETAIL)
+    yield from fit_stage(network, loss_on(paths), setting, parallel, device, loss_on(apart) if apart else None, sheet)
+
+
+def detail_loss(network: DetailNetwork, real: Tensor, coarse: Tensor, generator: torch.Generator) -> Tensor:
+    """Cross-entropy (D3PM's auxiliary loss) of a real label map (X, Y, Z) given a smoothed one and x_t at a random t.
+
+    Over the voxels that are open in the smoothed one and of one of the classes in the real one.
+    """
+    device = network.kinds.device
+    coarse, truth = coarse.to(device), network.state_of(real.to(device))
+    opened, closed = network.opened(coarse), len(network.config.classes)
+    box = network.box(opened)
+    if box is None:
+        return torch.stack([p.sum() for p in network.parameters()]).sum() * 0.0
+    coarse, opened, truth = coarse[box][None], opened[box][None], truth[box][None]
+    known, truth = opened & (truth < closed), truth.clamp(max=closed - 1)
+    process = network.process
+    t = torch.randint(1, process.num_timesteps + 1, (1,), generator=generator)
+    state = torch.where(opened, process.corrupt(truth, t, generator), closed)
+    each = F.cross_entropy(network(coarse, state).float(), truth, reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1)
+
+
+def _pair(path: Path, anatomy: Anatomy, classes: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A real label map (X, Y, Z) uint8, and itself smoothed by random widths."""
+    real = load_label_map(path)
+    low, high = _WIDTHS_MM
+    spread = torch.exp(_SPREAD * torch.randn(len(classes), generator=generator))
+    widths = (low + (high - low) * torch.rand((), generator=generator)) * spread
+    coarse = smoothed(real, classes, widths.tolist(), anatomy.spacing_mm)
+    return torch.from_numpy(real), torch.from_numpy(np.ascontiguousarray(coarse))
+
+
+def _ids(names: Sequence[str], anatomy: Anatomy) -> tuple[int, ...]:
+    ids = [anatomy.id_of(name) for name in names]
+    if 0 in ids or anatomy.lesion_id in ids:
+        raise ModelError(f"detail is learned of organs and bones, not of background or {anatomy.lesion_class}.")
+    return (0, *sorted(set(ids)))
