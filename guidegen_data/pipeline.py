@@ -59,7 +59,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         text_encoder: str = DEFAULT_ENCODER,
         num_steps_mask: int = 16,
         num_steps_ct: int = 3,
-        num_steps_detail: int = 8,
+        num_steps_detail: int = 6,
         guidance: float = 2.0,
         previous_level: float = 0.1,
         anchor_time: float = 0.9,

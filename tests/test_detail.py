@@ -13,7 +13,7 @@ from guidegen_data.cli.main import main
 from guidegen_data.models.detail import DetailNetwork
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.tissue_rule import smoothed
-from guidegen_data.training.detail import detail_loss
+from guidegen_data.training.detail import broken, detail_loss
 from guidegen_data.training.provenance import with_stage
 
 SHORT = ["--recipe", "tiny", "--num-steps", "4", "--validate-every", "2", "--device", "cpu"]
@@ -105,6 +105,20 @@ def test_a_spine_that_was_a_rod_gets_its_gaps_again() -> None:
     assert torch.equal(drawn == LESION, real == LESION)
 
 
+def test_holes_are_cut_out_of_its_classes_alone() -> None:
+    label_map = ladder().numpy()
+    cut = np.zeros(label_map.shape, bool)
+    for seed in range(30):
+        out = broken(label_map, (0, BONE), (2.0, 2.0, 2.0), torch.Generator().manual_seed(seed))
+        changed = out != label_map
+        assert (label_map[changed] == BONE).all()
+        assert not out[changed].any()
+        cut |= changed
+    assert cut[label_map == BONE].all(), "any voxel may be lost"
+    organs = np.ones((4, 4, 4), np.uint8)
+    assert broken(organs, (0, BONE), (2.0, 2.0, 2.0), torch.Generator()) is organs
+
+
 def test_what_the_real_map_gives_to_another_class_teaches_nothing() -> None:
     net, real = network().train(), ladder()
     coarse = rod(real)
@@ -179,7 +193,7 @@ def test_a_model_gets_detail_and_keeps_all_else(runs, tmp_path, capsys) -> None:
     assert main(["export", str(plain), str(plain), str(out), "--detail", str(runs / "detail")]) == 0
     pipe = GuideGenPipeline.from_pretrained(out, device="cpu")
     assert pipe.detail_network is not None
-    assert pipe.config.num_steps_detail == 8
+    assert pipe.config.num_steps_detail == 6
     files = [p.relative_to(plain) for p in plain.rglob("*") if p.is_file()]
     changed = {f for f in files if (plain / f).read_bytes() != (out / f).read_bytes()}
     assert {str(p) for p in changed} == {"README.md", "model_index.json"}

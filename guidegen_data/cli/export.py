@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--licence", default="", help="licence of the weights, for the card, e.g. 'CC BY 4.0'")
     parser.add_argument("--steps-mask", type=int, default=16, help="default steps of stage 1 (default 16)")
-    parser.add_argument("--steps-detail", type=int, default=8, help="default steps of the detail (default 8)")
+    parser.add_argument("--steps-detail", type=int, default=6, help="default steps of the detail (default 6)")
     parser.add_argument(
         "--steps-ct", type=int, default=3, help="default steps a slice (default 3; distilled slices may need only 2)"
     )

@@ -25,6 +25,8 @@ from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
 #: Widths in mm by which label maps are smoothed, and how much each class differs from the case's (log standard
 #: deviation): with 10 to 16 mm the spine of a torso is the rod that stage 1 makes of it.
 _WIDTHS_MM, _SPREAD = (2.0, 16.0), 0.3
+#: Stage 1 also breaks what is thin: up to so many balls of these radii in mm are cut out of the smoothed classes.
+_MOST_HOLES, _HOLES_MM = 40, (4.0, 12.0)
 _SHEET_CASES, _SHEET_STEPS = 4, 8
 
 
@@ -93,13 +95,33 @@ def detail_loss(network: DetailNetwork, real: Tensor, coarse: Tensor, generator:
 
 
 def _pair(path: Path, anatomy: Anatomy, classes: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A real label map (X, Y, Z) uint8, and itself smoothed by random widths."""
+    """A real label map (X, Y, Z) uint8, and itself smoothed by random widths and broken."""
     real = load_label_map(path)
     low, high = _WIDTHS_MM
     spread = torch.exp(_SPREAD * torch.randn(len(classes), generator=generator))
     widths = (low + (high - low) * torch.rand((), generator=generator)) * spread
     coarse = smoothed(real, classes, widths.tolist(), anatomy.spacing_mm)
-    return torch.from_numpy(real), torch.from_numpy(np.ascontiguousarray(coarse))
+    return torch.from_numpy(real), torch.from_numpy(broken(coarse, classes, anatomy.spacing_mm, generator))
+
+
+def broken(
+    label_map: np.ndarray, classes: Sequence[int], spacing_mm: Sequence[float], generator: torch.Generator
+) -> np.ndarray:
+    """A label map (X, Y, Z) uint8 with balls around random voxels of all but the first class given to the first."""
+    rest = np.isin(label_map, list(classes[1:]))
+    where = np.argwhere(rest)
+    if not len(where):
+        return label_map
+    out = label_map.copy()
+    for _ in range(int(torch.randint(_MOST_HOLES + 1, (), generator=generator))):
+        centre = where[int(torch.randint(len(where), (), generator=generator))]
+        radius = _HOLES_MM[0] + (_HOLES_MM[1] - _HOLES_MM[0]) * float(torch.rand((), generator=generator))
+        reach = [int(radius / mm) for mm in spacing_mm]
+        box = tuple(slice(max(0, c - r), c + r + 1) for c, r in zip(centre, reach, strict=True))
+        axes = zip(box, centre, spacing_mm, label_map.shape, strict=True)
+        x, y, z = np.ix_(*((np.arange(s.start, min(s.stop, n)) - c) * mm for s, c, mm, n in axes))
+        out[box][(x**2 + y**2 + z**2 <= radius**2) & rest[box]] = classes[0]
+    return out
 
 
 def _ids(names: Sequence[str], anatomy: Anatomy) -> tuple[int, ...]:
