@@ -46,6 +46,28 @@ def autoencoder_parts(figures: dict[str, Any]) -> Rows:
     return rows
 
 
+def detail(figures: dict[str, Any]) -> Rows:
+    """Shape of the classes that are drawn anew, by the number of steps; 0 is stage 1 alone."""
+    rows = figures["rows"]
+    steps = " / ".join(str(r["steps"]) for r in rows)
+    told = []
+    for name, row in rows[0]["by_class"].items():
+        real = [row[f"real_{what}"] for what in ("volume_ml", "pieces", "roughness")]
+        made = [
+            " / ".join(f"{r['by_class'][name][f'made_{what}']:g}" for r in rows)
+            for what in ("volume_ml", "pieces", "roughness")
+        ]
+        values = "; ".join(f"{m} ({r:g})" for m, r in zip(made, real, strict=True))
+        what = (
+            f"{name}, detail in {steps} steps (real): volume in ml; pieces; roughness (N = {figures['num_generated']})"
+        )
+        told.append((what, values))
+    both = ("volume_log2_error", "roughness_log2_error")
+    errors = "; ".join(" / ".join(f"{r['summary'][what]}" for r in rows) for what in both)
+    told.append(("all classes: error of volume; of roughness, mean |log2|", errors))
+    return told
+
+
 def slabs(figures: dict[str, Any]) -> Rows:
     """Slabs of several slices against slices one at a time, trained for the same time."""
     what = (

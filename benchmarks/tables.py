@@ -202,6 +202,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
     },
     "Does it look like a person?": {
         "plausibility": of.plausibility,
+        "detail": part.detail,
         "mask_steps": of.mask_steps,
         "posterior": _posterior,
     },
@@ -219,6 +220,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
     },
     "The head-neck model beside patients it never saw": {
         "evaluation_head_neck": of.evaluation,
+        "detail_head_neck": part.detail,
         "adherence": of.adherence,
     },
     "How far from real cases, head and neck?": {"fidelity": beside.fidelity, "fidelity_donor": beside.fidelity},
