@@ -58,9 +58,8 @@ def detail(figures: dict[str, Any]) -> Rows:
             for what in ("volume_ml", "pieces", "roughness")
         ]
         values = "; ".join(f"{m} ({r:g})" for m, r in zip(made, real, strict=True))
-        what = (
-            f"{name}, detail in {steps} steps (real): volume in ml; pieces; roughness (N = {figures['num_generated']})"
-        )
+        drawn = f"{name}, detail in {steps} steps (deformed real maps)"
+        what = f"{drawn}: volume in ml; pieces; roughness (N = {figures['num_generated']})"
         told.append((what, values))
     both = ("volume_log2_error", "roughness_log2_error")
     errors = "; ".join(" / ".join(f"{r['summary'][what]}" for r in rows) for what in both)

@@ -1,8 +1,9 @@
 """What the detail network adds to stage 1's label maps: python -m benchmarks.detail PREPARED --num 32
 
-Label maps of the same findings and seeds without detail and with it, in several numbers of steps, beside real ones of
-PREPARED (its validation cases where it has some): volume, pieces and roughness of the classes that are drawn anew,
-the plausibility of all, seconds. Writes results/detail.json and a sheet of real maps above both, detail.png.
+Label maps of the same findings and seeds without detail and with it, in several numbers of steps, beside those of
+PREPARED (its validation cases where it has some, else training cases: deformed real maps): volume, pieces and roughness
+of the classes that are drawn anew, the plausibility of all, seconds. Writes results/detail.json and a sheet of real maps
+above both, detail.png.
 """
 
 from __future__ import annotations
@@ -66,12 +67,12 @@ def main() -> None:
         )
         print(rows[-1], flush=True)
         held[steps] = [torch.from_numpy(m) for m in made[:_SHOWN]]
-    shown = [torch.from_numpy(m) for m in real[:: max(1, len(real) // _SHOWN)][:_SHOWN]]
-    default = GuideGenPipeline.from_pretrained(args.model).config.num_steps_detail
-    best = held.get(default, held[args.steps[-1]])
-    detail_sheet(shown, held[0], best, anatomy, network.config.classes, RESULTS / f"{args.name}.png")
     figures = {"num_generated": args.num, "num_real": len(real), "rows": rows, "model_sha256": pipe.fingerprint}
     save(args.name, figures, seed=args.seed)
+    shown = [torch.from_numpy(m) for m in real[:: max(1, len(real) // _SHOWN)][:_SHOWN]]
+    default = GuideGenPipeline.from_pretrained(args.model).config.num_steps_detail
+    best, n = held.get(default, held[args.steps[-1]]), min(len(shown), args.num)
+    detail_sheet(shown[:n], held[0][:n], best[:n], anatomy, network.config.classes, RESULTS / f"{args.name}.png")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def _throughput(figures: dict[str, Any]) -> list[tuple[str, str]]:
     if parts := figures.get("parts_s"):
         rows.append((f"of it, alone: {' / '.join(parts)}", " / ".join(f"{v}" for v in parts.values()) + " s"))
     if alone := figures.get("seconds_a_label_map_by_batch"):
-        what = f"a label map of 128^3 by stage 1 alone, batch {' / '.join(alone)}"
+        what = f"a label map of 128^3, with all that is done to it, batch {' / '.join(alone)}"
         rows.append((what, " / ".join(f"{v['median']}" for v in alone.values()) + " s"))
     if floor := figures.get("floor"):
         times = floor["times_the_floor"]

@@ -252,7 +252,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         and others given back; the second item counts the last three.
         """
         anatomy = self.anatomy
-        placer = self.placer(findings, seeds)
+        placer, constraints = self.placer(findings, seeds), self.constraints(findings)
         masks = self.sample_masks(
             self.condition(findings, seeds),
             generators,
@@ -260,10 +260,11 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             guidance,
             known=known,
             place=placer,
-            **self.constraints(findings),
+            **constraints,
         )
         if self.detail_network is not None:
-            masks = self.detail_network.draw(masks, generators, self.config.num_steps_detail)
+            steps, forbidden = self.config.num_steps_detail, constraints["forbidden"]
+            masks = self.detail_network.draw(masks, generators, steps, forbidden, known)
         spacing, held = anatomy.spacing_mm, []
         for b, (mask, asked, seed) in enumerate(zip(masks, findings, seeds, strict=True)):
             label_map, lost = clean_up(mask.cpu().numpy(), asked, spacing)

@@ -10,10 +10,12 @@ from scipy import ndimage
 from tiny import tiny_pipeline
 
 from guidegen_data.cli.main import main
+from guidegen_data.errors import SourceError
 from guidegen_data.models.detail import DetailNetwork
 from guidegen_data.pipeline import GuideGenPipeline
+from guidegen_data.sources.prepared import case_paths, load_label_map
 from guidegen_data.tissue_rule import smoothed
-from guidegen_data.training.detail import broken, detail_loss
+from guidegen_data.training.detail import _pair, broken, detail_loss
 from guidegen_data.training.provenance import with_stage
 
 SHORT = ["--recipe", "tiny", "--num-steps", "4", "--validate-every", "2", "--device", "cpu"]
@@ -63,7 +65,35 @@ def test_the_box_is_the_least_that_the_network_can_see() -> None:
     opened[3:6, 14:16, 0:9] = True
     box = net.box(opened)
     assert net.multiple == 4
-    assert [(s.start, s.stop) for s in box] == [(3, 7), (12, 16), (0, 12)]
+    assert [(s.start, s.stop) for s in box] == [(3, 11), (8, 16), (0, 12)]
+
+
+def test_a_single_voxel_is_drawn_too() -> None:
+    for corner in (True, False):
+        label_map = torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
+        if not corner:
+            label_map[0, 4:12, 4:12, 4:12] = 1
+        label_map[(0, 0, 0, 0) if corner else (0, 7, 7, 7)] = BONE
+        drawn = network(reach=1).draw(label_map, [torch.Generator().manual_seed(0)], STEPS)
+        assert drawn.shape == label_map.shape
+        detail_loss(network(reach=1), label_map[0], label_map[0], torch.Generator().manual_seed(0)).backward()
+
+
+def test_what_is_forbidden_is_not_drawn_and_what_is_known_stays() -> None:
+    net, maps = network(), rod(ladder())[None]
+    torch.nn.init.normal_(net.fine[-1].weight, std=2)
+    forbidden = torch.zeros(1, 5, 4, dtype=torch.bool)
+    forbidden[:, BONE, 2:] = True
+    drawn = net.draw(maps, [torch.Generator().manual_seed(0)], STEPS, forbidden)
+    free = drawn.clone()
+    free[~net.opened(maps[0])[None]] = 0
+    assert (free[0, :8] == BONE).any()
+    assert not (free[0, 8:] == BONE).any()
+    known = torch.full(maps.shape, -1)
+    known[0, :, :, :16] = maps[0, :, :, :16].long()
+    drawn = net.draw(maps, [torch.Generator().manual_seed(0)], STEPS, known=known)
+    assert torch.equal(drawn[..., :16], maps[..., :16])
+    assert not torch.equal(drawn[..., 16:], maps[..., 16:])
 
 
 def test_other_classes_stay_and_every_case_is_drawn_by_itself() -> None:
@@ -152,9 +182,10 @@ def test_a_model_with_detail_draws_it_and_keeps_to_what_it_is_given(runs) -> Non
     assert pipe.config.num_steps_detail == 3
     calls, draw = [], pipe.detail_network.draw
 
-    def drawn(maps, generators, num_steps):
+    def drawn(maps, generators, num_steps, forbidden, known):
         calls.append((maps.clone(), num_steps))
-        return draw(maps, generators, num_steps)
+        assert forbidden.shape[:2] == (1, pipe.anatomy.num_classes)
+        return draw(maps, generators, num_steps, forbidden, known)
 
     pipe.detail_network.draw = drawn
     (case,) = pipe("The liver and the spleen are normal.", seed=1)
@@ -186,6 +217,23 @@ def test_a_run_that_starts_from_another_draws_its_classes(runs, tmp_path) -> Non
     assert json.loads((tmp_path / "next" / "model" / "config.json").read_text())["classes"] == [0, 1]
 
 
+def test_other_classes_and_tables_than_a_run_has_are_refused(runs, tmp_path, capsys) -> None:
+    words = ["train", "detail", str(runs / "prepared"), str(runs / "detail"), "--classes", "spleen", *SHORT]
+    assert main(words) == 1
+    assert "begun with other classes" in capsys.readouterr().err
+    words = ["train", "detail", str(runs / "prepared"), str(tmp_path / "run"), "--init", "torso", *SHORT]
+    assert main(words) == 1
+    assert "name them with --classes" in capsys.readouterr().err
+
+
+def test_cases_without_the_classes_teach_nothing(runs) -> None:
+    anatomy = GuideGenPipeline.from_pretrained(runs / "model", device="cpu").anatomy
+    paths = [p for p in case_paths(runs / "prepared" / "train") if not (load_label_map(p) == 3).any()]
+    assert paths
+    with pytest.raises(SourceError, match="none holds tumour"):
+        _pair(paths, anatomy, (0, 3), torch.Generator())
+
+
 def test_a_model_gets_detail_and_keeps_all_else(runs, tmp_path, capsys) -> None:
     plain, out = tmp_path / "plain", tmp_path / "out"
     assert main(["export", str(runs / "masks"), str(runs / "slices"), str(plain)]) == 0
@@ -203,7 +251,13 @@ def test_a_model_gets_detail_and_keeps_all_else(runs, tmp_path, capsys) -> None:
     assert "exported with another --detail" in capsys.readouterr().err
     assert main(["export", "torso", "torso", str(tmp_path / "none"), "--detail", str(runs / "detail")]) == 1
     assert "learned another label table than torso" in capsys.readouterr().err
+    words = ["export", str(plain), str(plain), str(tmp_path / "none"), "--detail", str(runs / "detail")]
+    for more, told in ((["--steps-ct", "2"], "leave --steps-ct"), (["--steps-detail", "0"], "from 1, got 0")):
+        assert main([*words, *more]) == 1
+        assert told in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+    assert main([*words[:3], str(runs / "model"), "--detail", str(runs / "detail")]) == 1
+    assert "is not empty" in capsys.readouterr().err
 
 
 def test_a_card_without_a_table_of_stages_gets_one(runs) -> None:

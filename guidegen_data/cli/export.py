@@ -11,6 +11,20 @@ if TYPE_CHECKING:
     from guidegen_data.anatomy import Anatomy
     from guidegen_data.models.detail import DetailNetwork
 
+#: Options that say something of runs, and what they are when they are not given.
+_OF_RUNS = {
+    "decoder": None,
+    "anatomy": None,
+    "licence": "",
+    "steps_mask": 16,
+    "steps_ct": 3,
+    "delay_ct": None,
+    "noise_correlation": 0.0,
+    "last_timestep": 130,
+    "size_strength": 0.6,
+    "guidance": 1.0,
+}
+
 HELP = "join three trained stages into one model folder"
 
 
@@ -71,6 +85,8 @@ def _weights(run: Path, checkpoint: str) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the folder with its card (README.md) and prints its size."""
+    import shutil
+
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -127,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
     )
     for part in filter(None, (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator, tissue, detail)):
         torch.nn.Module.to(part, torch.float16)
+    for name in GuideGenPipeline._optional_components:  # of a model that was here before
+        shutil.rmtree(args.out / name, ignore_errors=True)
     pipe.save_pretrained(args.out, safe_serialization=True)
     write_anatomy(anatomy, args.out / FILE_NAME)
     _forget_paths(args.out)
@@ -137,18 +155,29 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _detail(args: argparse.Namespace, anatomy: Anatomy) -> DetailNetwork:
-    """The network of the --detail run; ModelError for a run of another stage or another label table."""
+    """The network of the --detail run; ModelError for a run of another stage, label table or spacing."""
+    import yaml
+
     from guidegen_data.anatomy_files import FILE_NAME
     from guidegen_data.errors import ModelError
     from guidegen_data.models.detail import DetailNetwork
+    from guidegen_data.models.folded_unet import check_sides
     from guidegen_data.training.beside import same_classes
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.run_state import load_part
 
+    if args.steps_detail < 1:
+        raise ModelError(f"--steps-detail is a number of steps from 1, got {args.steps_detail}.")
     trained_part(args.detail, Initial.DETAIL)
-    if not same_classes(args.detail / FILE_NAME, anatomy):
+    learned = args.detail / FILE_NAME
+    if not same_classes(learned, anatomy):
         raise ModelError(f"{args.detail} learned another label table than {anatomy.name}; give runs that agree.")
-    return load_part(DetailNetwork, _weights(args.detail, args.checkpoint))
+    spacing_mm = tuple(yaml.safe_load(learned.read_text(encoding="utf-8"))["spacing_mm"])
+    if spacing_mm != tuple(anatomy.spacing_mm):
+        raise ModelError(f"{args.detail} learned at {spacing_mm} mm, the model has {tuple(anatomy.spacing_mm)} mm.")
+    detail = load_part(DetailNetwork, _weights(args.detail, args.checkpoint))
+    check_sides(anatomy.shape, detail.multiple)
+    return detail
 
 
 def _with_detail(args: argparse.Namespace) -> int:
@@ -166,6 +195,10 @@ def _with_detail(args: argparse.Namespace) -> int:
     folder, part = model_folder(str(args.masks)), Initial.DETAIL.value
     if not args.detail:
         raise ModelError("one model for both stages is exported with another --detail; give its run.")
+    if changed := [f"--{k.replace('_', '-')}" for k, v in _OF_RUNS.items() if getattr(args, k) != v]:
+        raise ModelError(f"{folder.name} is kept as it is but for its detail; leave {', '.join(changed)}.")
+    if args.out.exists() and any(args.out.iterdir()) and args.out.resolve() != folder.resolve():
+        raise ModelError(f"{args.out} is not empty; choose another folder.")
     held = folder / FILE_NAME
     anatomy = anatomy_from(str(held) if held.exists() else anatomy_name_of(folder))
     detail = _detail(args, anatomy)

@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="detail: the classes to draw anew (default: those of the --init model)",
+        help="detail: the classes to draw anew, such as no report tells the size of (default: those of --init)",
     )
     parser.add_argument(
         "--loose-tissues",

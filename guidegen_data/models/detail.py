@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from guidegen_data.diffusion.categorical import CategoricalProcess, CategoricalScheduler
 from guidegen_data.models.folded_unet import FOLD, folded, folded_unet, multiple_of, unfolded
 
+_NEVER = -1e4
+
 
 class DetailNetwork(ModelMixin, ConfigMixin):
     """Coarse label map (B, X, Y, Z) and noisy state (B, X, Y, Z) -> logits (B, F, X, Y, Z), float32, of F classes.
@@ -87,7 +89,8 @@ class DetailNetwork(ModelMixin, ConfigMixin):
         return free & (near[0] > 0)
 
     def box(self, opened: Tensor) -> tuple[slice, slice, slice] | None:
-        """The least box of allowed sides around open voxels (X, Y, Z); None where there are none."""
+        """The least box of allowed sides, of two multiples at least, around open voxels (X, Y, Z); None where there are
+        none. One multiple a side would be a single voxel to the innermost layer, which cannot be normalised."""
         slices = []
         for axis in range(3):
             others = tuple(a for a in range(3) if a != axis)
@@ -95,21 +98,50 @@ class DetailNetwork(ModelMixin, ConfigMixin):
             if not len(where):
                 return None
             low, high = int(where[0]), int(where[-1]) + 1
-            length = -(-(high - low) // self.multiple) * self.multiple
+            length = max(2, -(-(high - low) // self.multiple)) * self.multiple
+            length = min(length, opened.shape[axis])
             low = max(0, min(low, opened.shape[axis] - length))
             slices.append(slice(low, low + length))
         return slices[0], slices[1], slices[2]
 
     @torch.inference_mode()
-    def draw(self, label_maps: Tensor, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
-        """Label maps (B, X, Y, Z) uint8 with their classes drawn anew, each from its own generator alone."""
+    def draw(
+        self,
+        label_maps: Tensor,
+        generators: Sequence[torch.Generator],
+        num_steps: int,
+        forbidden: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> Tensor:
+        """Label maps (B, X, Y, Z) uint8 with their classes drawn anew, each from its own generator alone.
+
+        `forbidden` (B, K, x) bool, x a part of X, marks classes that may not be drawn there, and voxels where `known`
+        (B, X, Y, Z) is not negative are closed, as in `sample_masks`.
+        """
         scheduler = CategoricalScheduler(num_classes=len(self.config.classes))
         scheduler.set_timesteps(num_steps)
-        drawn = [self._drawn(m, g, scheduler) for m, g in zip(label_maps, generators, strict=True)]
+        drawn = []
+        for b, (label_map, generator) in enumerate(zip(label_maps, generators, strict=True)):
+            opened = self.opened(label_map)
+            if known is not None:
+                opened &= known[b].to(opened.device) < 0
+            banned = None if forbidden is None else self._banned(forbidden[b].to(opened.device), label_map.shape[0])
+            drawn.append(self._drawn(label_map, opened, banned, generator, scheduler))
         return torch.stack(drawn)
 
-    def _drawn(self, label_map: Tensor, generator: torch.Generator, scheduler: CategoricalScheduler) -> Tensor:
-        opened = self.opened(label_map)
+    def _banned(self, forbidden: Tensor, width: int) -> Tensor | None:
+        """Of the F classes, where along x they may not be drawn, (F, X); None where all may be anywhere."""
+        banned = forbidden[list(self.config.classes)].repeat_interleave(width // forbidden.shape[1], dim=1)
+        return banned if bool(banned.any()) else None
+
+    def _drawn(
+        self,
+        label_map: Tensor,
+        opened: Tensor,
+        banned: Tensor | None,
+        generator: torch.Generator,
+        scheduler: CategoricalScheduler,
+    ) -> Tensor:
         box = self.box(opened)
         if box is None:
             return label_map
@@ -117,7 +149,10 @@ class DetailNetwork(ModelMixin, ConfigMixin):
         closed, belief = len(self.config.classes), torch.empty(0)
         state = scheduler.initial(tuple(coarse.shape[1:]), [generator]).to(coarse.device)
         for t in scheduler.timesteps:
-            belief = self(coarse, torch.where(free, state, closed)).softmax(dim=1)
+            logits = self(coarse, torch.where(free, state, closed))
+            if banned is not None:
+                logits = logits.masked_fill(banned[None, :, box[0], None, None], _NEVER)
+            belief = logits.softmax(dim=1)
             state = scheduler.step(belief, t, state, [generator]).prev_sample
         ids = torch.tensor(self.config.classes, dtype=label_map.dtype, device=label_map.device)
         out = label_map.clone()

@@ -27,7 +27,7 @@ def autoencoder_beside(run: Path | None, initial: str | None, anatomy: Anatomy) 
     if initial is None:
         raise ModelError("slices are trained in the latents of an autoencoder; give its run, or a model to start from.")
     held = load_part(CTAutoencoder, part_folder(initial, Initial.AUTOENCODER))
-    if not held.config.num_classes or _same_table(initial, anatomy):
+    if not held.config.num_classes or same_table(initial, anatomy):
         return held
     sizes = {k: v for k, v in held.config.items() if not k.startswith("_") and k != "num_classes"}
     bare = CTAutoencoder(**sizes)
@@ -47,13 +47,13 @@ def tissue_beside(run: Path | None, initial: str | None, anatomy: Anatomy) -> Ti
         return load_part(TissueNetwork, folder).requires_grad_(False)
     if initial is None or not (part_folder(initial, Initial.TISSUE) / "config.json").exists():
         return None
-    if not _same_table(initial, anatomy):
+    if not same_table(initial, anatomy):
         print(f"tissues of {initial} are of another label table: slices are told of none", file=sys.stderr)
         return None
     return load_part(TissueNetwork, part_folder(initial, Initial.TISSUE)).requires_grad_(False)
 
 
-def _same_table(initial: str, anatomy: Anatomy) -> bool:
+def same_table(initial: str, anatomy: Anatomy) -> bool:
     """Whether a model or run has the classes of an anatomy."""
     try:
         folder = model_folder(initial)

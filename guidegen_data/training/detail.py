@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guidegen_data.anatomy import Anatomy
-from guidegen_data.errors import ModelError
+from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.detail import DetailNetwork
 from guidegen_data.models.folded_unet import check_sides
 from guidegen_data.sources.prepared import case_paths, load_label_map, training_folder, validation_folder
 from guidegen_data.tissue_rule import smoothed
+from guidegen_data.training.beside import same_table
 from guidegen_data.training.fit import Step, step_generator
 from guidegen_data.training.initial import Initial, initial_network, start_from
 from guidegen_data.training.parallel import join
@@ -28,21 +30,25 @@ _WIDTHS_MM, _SPREAD = (2.0, 16.0), 0.3
 #: Stage 1 also breaks what is thin: up to so many balls of these radii in mm are cut out of the smoothed classes.
 _MOST_HOLES, _HOLES_MM = 40, (4.0, 12.0)
 _SHEET_CASES, _SHEET_STEPS = 4, 8
+#: Cases drawn before it is said that none holds one of the classes.
+_TRIES = 100
 
 
 def train_detail(folder: Path, setting: Setting, classes: Sequence[str] = ()) -> Iterator[Step]:
     """Trains a DetailNetwork for these classes on a prepared folder, label maps read from disk at every draw.
 
-    Classes default to those of the network to start from. ModelError where there are none, for background, for the
-    lesion class, and where the field cannot be halved often enough; AnatomyError for a class that is not in the table.
+    Classes default to those of the network to start from. ModelError where there are none, or of another label table,
+    for background, for the lesion class, for other classes than the run was begun with, and where the field cannot be
+    halved often enough; AnatomyError for a class that is not in the table; SourceError where no case holds any.
     """
     parallel, device = join(setting.device)
     anatomy, fit_config = setting.anatomy, setting.recipe.fit
     sizes = initial_network(setting.initial, Initial.DETAIL, setting.recipe.network)
     if classes:
         sizes["classes"] = _ids(classes, anatomy)
-    elif "classes" not in sizes:
+    elif "classes" not in sizes or not same_table(str(setting.initial), anatomy):
         raise ModelError("detail is learned of some classes: name them with --classes, for example vertebrae and rib.")
+    _check_begun_with(setting.run_dir, sizes["classes"])
     network = DetailNetwork(num_classes=anatomy.num_classes, **sizes)
     check_sides(anatomy.shape, network.multiple)
     paths = case_paths(training_folder(folder))
@@ -54,8 +60,7 @@ def train_detail(folder: Path, setting: Setting, classes: Sequence[str] = ()) ->
             assert isinstance(model, DetailNetwork)
             losses = []
             for _ in range(fit_config.batch_size):  # one by one: every case has its own box
-                case = paths[int(torch.randint(len(paths), (), generator=generator))]
-                pair = _pair(case, anatomy, sizes["classes"], generator)
+                pair = _pair(paths, anatomy, sizes["classes"], generator)
                 losses.append(detail_loss(model, *pair, generator))
             return {"total": torch.stack(losses).mean()}
 
@@ -64,8 +69,7 @@ def train_detail(folder: Path, setting: Setting, classes: Sequence[str] = ()) ->
     def sheet(model: nn.Module, path: Path) -> None:
         assert isinstance(model, DetailNetwork)
         generator = step_generator(SHEET_SEED, 0)
-        chosen = (apart or paths)[:: max(1, len(apart or paths) // _SHEET_CASES)][:_SHEET_CASES]
-        pairs = [_pair(case, anatomy, sizes["classes"], generator) for case in chosen]
+        pairs = [_pair(apart or paths, anatomy, sizes["classes"], generator) for _ in range(_SHEET_CASES)]
         coarse = torch.stack([c for _, c in pairs]).to(device)
         made = model.draw(coarse, [generator] * len(coarse), _SHEET_STEPS)
         detail_sheet([r for r, _ in pairs], coarse, made, anatomy, model.config.classes, path)
@@ -94,9 +98,18 @@ def detail_loss(network: DetailNetwork, real: Tensor, coarse: Tensor, generator:
     return (each * known).sum() / known.sum().clamp(min=1)
 
 
-def _pair(path: Path, anatomy: Anatomy, classes: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A real label map (X, Y, Z) uint8, and itself smoothed by random widths and broken."""
-    real = load_label_map(path)
+def _pair(
+    paths: Sequence[Path], anatomy: Anatomy, classes: Sequence[int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A real label map (X, Y, Z) uint8 that holds one of the classes, and itself smoothed by random widths and broken;
+    SourceError where none of many holds any."""
+    for _ in range(_TRIES):
+        real = load_label_map(paths[int(torch.randint(len(paths), (), generator=generator))])
+        if np.isin(real, list(classes[1:])).any():
+            break
+    else:
+        names = ", ".join(anatomy.classes[k].name for k in classes[1:])
+        raise SourceError(f"of {_TRIES} cases drawn none holds {names}; prepare some that do, or name other classes.")
     low, high = _WIDTHS_MM
     spread = torch.exp(_SPREAD * torch.randn(len(classes), generator=generator))
     widths = (low + (high - low) * torch.rand((), generator=generator)) * spread
@@ -122,6 +135,13 @@ def broken(
         x, y, z = np.ix_(*((np.arange(s.start, min(s.stop, n)) - c) * mm for s, c, mm, n in axes))
         out[box][(x**2 + y**2 + z**2 <= radius**2) & rest[box]] = classes[0]
     return out
+
+
+def _check_begun_with(run: Path, classes: Sequence[int]) -> None:
+    """ModelError where a run's weights are those of other classes."""
+    held = run / "model" / "config.json"
+    if held.exists() and list(json.loads(held.read_text())["classes"]) != list(classes):
+        raise ModelError(f"{run} was begun with other classes; use the same ones, or another run folder.")
 
 
 def _ids(names: Sequence[str], anatomy: Anatomy) -> tuple[int, ...]:
