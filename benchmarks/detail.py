@@ -2,8 +2,8 @@
 
 Label maps of the same findings and seeds without detail and with it, in several numbers of steps, beside those of
 PREPARED (its validation cases where it has some, else training cases: deformed real maps): volume, pieces and roughness
-of the classes that are drawn anew, the plausibility of all, seconds. Writes results/detail.json and a sheet of real maps
-above both, detail.png.
+of the classes that are drawn anew, the plausibility of all, seconds. Writes results/detail.json and a sheet of real
+maps above both, detail.png.
 """
 
 from __future__ import annotations
