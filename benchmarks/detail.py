@@ -40,7 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     pipe = GuideGenPipeline.from_pretrained(args.model)
-    network, anatomy = pipe.detail_network, pipe.anatomy
+    network, anatomy, default = pipe.detail_network, pipe.anatomy, pipe.config.num_steps_detail
     if network is None:
         raise ModelError(f"{args.model} has no detail network.")
     classes = [anatomy.classes[k].name for k in network.config.classes[1:]]
@@ -70,7 +70,6 @@ def main() -> None:
     figures = {"num_generated": args.num, "num_real": len(real), "rows": rows, "model_sha256": pipe.fingerprint}
     save(args.name, figures, seed=args.seed)
     shown = [torch.from_numpy(m) for m in real[:: max(1, len(real) // _SHOWN)][:_SHOWN]]
-    default = GuideGenPipeline.from_pretrained(args.model).config.num_steps_detail
     best, n = held.get(default, held[args.steps[-1]]), min(len(shown), args.num)
     detail_sheet(shown[:n], held[0][:n], best[:n], anatomy, network.config.classes, RESULTS / f"{args.name}.png")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zipfile
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,35 +106,32 @@ def write_text(path: Path, text: str) -> None:
 
 def load_case(path: Path) -> TrainingCase:
     """A prepared case; SourceError when the file is damaged."""
-    try:
-        with np.load(path) as data:
-            about, base = json.loads(str(data["about"]))
-            ct = data["ct_hu"].astype(np.float32) if "ct_hu" in data.files else None
-            return TrainingCase(data["label_map"], ct, Findings.from_dict(about), base)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path) from error
+    with _reading(path) as data:
+        about, base = json.loads(str(data["about"]))
+        ct = data["ct_hu"].astype(np.float32) if "ct_hu" in data.files else None
+        return TrainingCase(data["label_map"], ct, Findings.from_dict(about), base)
 
 
 def load_label_map(path: Path) -> np.ndarray:
     """The label map of a prepared case, (X, Y, Z) uint8, without unpacking the rest; SourceError when it is damaged."""
+    with _reading(path) as data:
+        return data["label_map"]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The arrays of a case file; SourceError for whatever a damaged one raises while they are read."""
     try:
         with np.load(path) as data:
-            return data["label_map"]
+            yield data
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> SourceError:
-    return SourceError(f"{path} is damaged; delete it and run the same prepare command again.")
+        raise SourceError(f"{path} is damaged; delete it and run the same prepare command again.") from error
 
 
 def has_ct(path: Path) -> bool:
     """Whether a prepared case has a CT, without unpacking it; SourceError when the file is damaged."""
-    try:
-        with np.load(path) as data:
-            return "ct_hu" in data.files
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _damaged(path) from error
+    with _reading(path) as data:
+        return "ct_hu" in data.files
 
 
 def load_cases(paths: Sequence[Path], workers: int = 1) -> Iterator[TrainingCase]:
