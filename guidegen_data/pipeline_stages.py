@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guidegen_data.anatomy import PHASES, Anatomy, anatomy_named
+from guidegen_data.anatomy import Anatomy, anatomy_named
 from guidegen_data.errors import ModelError
 from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes, mask_prompt
 from guidegen_data.lesion_contrast import hold_lesion_hu
 from guidegen_data.models.anchors import Placement
+from guidegen_data.models.hu_prior import phase_row
 from guidegen_data.models.inhomogeneity import hold_organ_hu
 from guidegen_data.models.mask_sampler import MaskCondition
 from guidegen_data.models.noise_style import NoiseStyle, draw_style, with_noise
@@ -165,9 +166,10 @@ class StageSampling:
         )
         spacing, hu_range = self.anatomy.spacing_mm, self.anatomy.hu_range
         if organ_hu is not None and self.config.hold_hu:
-            usual = self.slice_generator.hu_prior.inhomogeneity
-            pairs = zip(cts, label_maps, organ_hu, strict=True)  # tissues, the last of the HU, are held to nothing
-            cts = torch.stack([hold_organ_hu(ct, labels, hu, usual, spacing, hu_range) for ct, labels, hu in pairs])
+            phases = [""] * len(cts) if findings is None else [f.phase for f in findings]
+            usual = [self.slice_generator.hu_prior.usual_inhomogeneity(phase_row(p)) for p in phases]
+            each = zip(cts, label_maps, organ_hu, usual, strict=True)  # tissues, the last of the HU, are held to nothing
+            cts = torch.stack([hold_organ_hu(*case, spacing, hu_range) for case in each])
         if findings is not None and self.config.hold_hu:
             cts = torch.stack([self._lesions_held(*c) for c in zip(cts, label_maps, findings, generators, strict=True)])
         noisy = [with_noise(c, spacing, s, g, hu_range) for c, s, g in zip(cts, styles, generators, strict=True)]
@@ -197,7 +199,7 @@ class StageSampling:
             if asked:
                 raise ModelError("this model is not told the HU of organs; train its slices again, or leave organ_hu.")
             return None
-        rows = [PHASES.index(phase) if phase else -1 for phase in phases]
+        rows = [phase_row(phase) for phase in phases]
         drawn = torch.stack([prior.draw(row, g) for row, g in zip(rows, generators, strict=True)])
         for name, hu in (asked or {}).items():
             known = {c.name for c in self.anatomy.classes if prior.known[c.id]}

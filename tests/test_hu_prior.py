@@ -101,12 +101,19 @@ def pipe():
     """Told HU, with weights that heed them."""
     pipe = tiny.tiny_pipeline()
     torch.manual_seed(0)
-    network = SliceGenerator(latent_channels=4, channels=(16, 16, 32), vector_size=16, mask_features=8, organ_hu=True)
+    network = SliceGenerator(
+        latent_channels=4,
+        channels=(16, 16, 32),
+        vector_size=16,
+        mask_features=8,
+        organ_hu=True,
+        uneven_by_phase=True,
+    )
     torch.nn.init.normal_(network.unet.conv_out.weight, std=0.1)
     values = torch.full((20, TORSO.num_classes), torch.nan)
     values[:, LIVER] = torch.linspace(90, 110, 20)
     values[:, AORTA] = torch.linspace(300, 340, 20)
-    varied = torch.where(values.isnan(), torch.nan, 5.0)[..., None] * torch.tensor([1.0, 0.0])
+    varied = torch.where(values.isnan(), torch.nan, 5.0)[..., None] * torch.tensor([1.0, 0.0, 0.5])
     network.hu_prior.fit(values, torch.full((20,), VENOUS), varied)
     pipe.slice_generator = network
     pipe.register_modules(slice_generator=network)
@@ -148,11 +155,21 @@ def test_organs_have_the_hu_that_they_were_told_unless_the_model_is_not_held_to_
 
 def test_how_uneven_a_class_is_comes_from_the_training_cases_and_is_without_bounds_where_none_shows_it() -> None:
     values, phase = medians()
-    varied = torch.full((*values.shape, 2), torch.nan)
-    varied[:, 1, 0], varied[:, 1, 1] = torch.linspace(4, 8, len(values)), 2
+    varied = torch.full((*values.shape, 3), torch.nan)
+    varied[:, 1] = torch.tensor([6.0, 2.0, 3.0])
+    varied[phase == 1, 1, 0] = 9
     prior = HUPrior(4, 3)
     prior.fit(values, phase, varied)
-    assert prior.inhomogeneity[1].tolist() == pytest.approx([6, 2], abs=0.2)
-    assert torch.isinf(prior.inhomogeneity[[0, 2, 3]]).all()
+    assert prior.usual_inhomogeneity(1)[1].tolist() == [9, 2, 3]
+    assert prior.usual_inhomogeneity(-1)[1].tolist() == [6, 2, 3]
+    assert torch.isinf(prior.usual_inhomogeneity(1)[[0, 2, 3]]).all()
     prior.fit(values, phase)
     assert torch.isinf(prior.inhomogeneity).all()
+
+
+def test_a_prior_from_before_phases_were_told_apart_bounds_nothing_along_the_body() -> None:
+    values, phase = medians()
+    prior = HUPrior(4, 3, uneven_by_phase=False)
+    prior.fit(values, phase, torch.full((*values.shape, 3), 5.0))
+    assert prior.inhomogeneity.shape == (4, 2)
+    assert prior.usual_inhomogeneity(VENOUS)[1].tolist() == [5, 5, float("inf")]

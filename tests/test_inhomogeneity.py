@@ -34,10 +34,16 @@ def drawn(labels) -> torch.Tensor:
 
 
 def held_to(
-    drawn, labels, liver: float, bowel: float = torch.nan, even: float = 3.0, beyond: float = 0.0
+    drawn,
+    labels,
+    liver: float,
+    bowel: float = torch.nan,
+    even: float = 3.0,
+    beyond: float = 0.0,
+    along: float = torch.inf,
 ) -> torch.Tensor:
     asked = torch.tensor([torch.nan, liver, bowel, torch.nan])
-    usual = torch.stack([torch.full((4,), even), torch.full((4,), beyond)], dim=1)
+    usual = torch.tensor([even, beyond, along]).repeat(4, 1)
     return hold_organ_hu(drawn, labels, asked, usual, SPACING, RANGE)
 
 
@@ -102,18 +108,55 @@ def test_what_a_core_has_beyond_its_organ_is_measured() -> None:
     tube[3:8, 3:8] = 1
     ct = torch.full(tube.shape, 100).short()
     ct[4:7, 4:7] = 150
-    std, beyond = inhomogeneity(ct, tube, 2, SPACING)[1].tolist()
+    std, beyond, along = inhomogeneity(ct, tube, 2, SPACING)[1].tolist()
     assert beyond == 50
     assert std == pytest.approx(0, abs=0.1)  # the border is no unevenness
+    assert along == pytest.approx(0, abs=0.1)
+
+
+def test_an_organ_that_drifts_along_the_body_is_told_from_one_with_a_bright_side(labels) -> None:
+    ramp = torch.linspace(-20, 20, 48)
+    drifts, sided = (
+        inhomogeneity((100 + ramp.view(shape).expand(48, 48, 48)).short(), labels, 4, SPACING)[BOWEL]
+        for shape in ((1, 1, 48), (1, 48, 1))
+    )
+    assert drifts[0] == pytest.approx(float(sided[0]), abs=1)
+    assert drifts[2] == pytest.approx(float(drifts[0]), abs=1)
+    assert sided[2] < 0.5
+
+
+def test_drift_beyond_the_usual_is_taken_away_and_unevenness_within_slices_stays(labels, drawn) -> None:
+    sided = drawn.float() + torch.linspace(-20, 20, 48).view(1, 48, 1)
+    held = held_to(sided.short(), labels, 70, even=50, along=1)
+    before, after = (inhomogeneity(ct, labels, 4, SPACING)[LIVER] for ct in (sided, held))
+    assert before[2] > 12
+    assert after[2] < 2
+    sides = [float(held[10:26, y, 10:38].float().mean()) for y in (10, 38)]
+    assert sides[1] - sides[0] == pytest.approx(28 * 40 / 47, abs=3)
 
 
 def test_classes_of_several_tissues_are_those_that_vary_most_and_those_whose_core_is_another_tissue() -> None:
-    even, vessels, marrow, unseen = (5.0, 2.0), (70.0, 2.0), (20.0, -60.0), (torch.nan, torch.nan)
-    cases = torch.tensor([[even, vessels, marrow, unseen, even]]).repeat(10, 1, 1)
+    even, vessels, marrow = (5.0, 2.0, 1.0), (70.0, 2.0, 1.0), (20.0, -60.0, 1.0)
+    cases = torch.tensor([[even, vessels, marrow, (torch.nan,) * 3, even]]).repeat(10, 1, 1)
     cases[0, 4, 1] = -60  # one case of ten is no rule
-    usual = usual_inhomogeneity(cases)
-    assert usual[[0, 4]].tolist() == [[5, 2], [5, 2]]
-    assert torch.isinf(usual[[1, 2, 3]]).all()
+    usual = usual_inhomogeneity(cases, torch.zeros(10), 1)
+    assert usual[:, [0, 4]].tolist() == [[list(even)] * 2] * 2
+    assert torch.isinf(usual[:, [1, 2, 3]]).all()
+
+
+def test_what_is_usual_is_of_the_phase_and_of_the_evener_cases() -> None:
+    cases = torch.zeros(30, 2, 3)
+    cases[:, 0] = torch.tensor([4.0, 1.0, 2.0])
+    cases[10:20, 0] = torch.tensor([8.0, 6.0, 3.0])
+    cases[20:, 0, 0] = torch.arange(10.0)
+    cases[4:, 1] = torch.nan
+    phase = torch.arange(30) // 10
+    usual = usual_inhomogeneity(cases, phase, 4)
+    assert usual[0, 0].tolist() == [4, 1, 2]
+    assert usual[1, 0].tolist() == [8, 6, 3]
+    assert float(usual[2, 0, 0]) == 2.25
+    assert torch.equal(usual[3], usual[4])  # of a phase without cases nothing else is known
+    assert torch.equal(usual[0, 1], usual[4, 1])  # four cases do not tell a phase
 
 
 def test_hu_stay_within_their_range_and_specks_are_left_alone(drawn, labels) -> None:

@@ -13,7 +13,9 @@ from collections.abc import Collection
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from guidegen_data.anatomy import PHASES
 from guidegen_data.models.inhomogeneity import usual_inhomogeneity
 
 _LEAST_VOXELS = 50
@@ -42,6 +44,11 @@ def median_hu(
     return values
 
 
+def phase_row(phase: str) -> int:
+    """The row of a contrast phase in a prior; -1, that of all of them, for one that is not told."""
+    return PHASES.index(phase) if phase else -1
+
+
 def hu_planes(labels: Tensor, class_hu: Tensor) -> Tensor:
     """Label slices (B, N, X, Y) painted with the HU (B, K) of their classes: (B, 2 N, X, Y), about -1 to 1.
 
@@ -57,7 +64,8 @@ def hu_planes(labels: Tensor, class_hu: Tensor) -> Tensor:
 class HUPrior(nn.Module):
     """Draws the median HU of every class: a Gaussian a contrast phase, one over all phases last; nothing until `fit`.
 
-    Draws are kept within what was seen of each class.
+    Draws are kept within what was seen of each class. A prior that is not `uneven_by_phase` is one of a model made
+    before classes were measured a phase and along the body.
     """
 
     mean: Tensor
@@ -67,19 +75,20 @@ class HUPrior(nn.Module):
     known: Tensor
     inhomogeneity: Tensor
 
-    def __init__(self, num_classes: int, num_phases: int) -> None:
+    def __init__(self, num_classes: int, num_phases: int, uneven_by_phase: bool = True) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_phases + 1, num_classes))
         self.register_buffer("spread", torch.zeros(num_phases + 1, num_classes, num_classes))
         self.register_buffer("low", torch.zeros(num_classes))
         self.register_buffer("high", torch.zeros(num_classes))
         self.register_buffer("known", torch.zeros(num_classes))
-        self.register_buffer("inhomogeneity", torch.full((num_classes, 2), torch.inf))
+        uneven = (num_phases + 1, num_classes, 3) if uneven_by_phase else (num_classes, 2)
+        self.register_buffer("inhomogeneity", torch.full(uneven, torch.inf))
 
     def fit(self, class_hu: Tensor, phase: Tensor, inhomogeneity: Tensor | None = None) -> None:
         """Learns from medians (N, K), NaN where a class is not shown, and phases (N,), -1 where none is told.
 
-        `inhomogeneity` (N, K, 2) is how uneven the classes are (`models.inhomogeneity`); without it none has bounds.
+        `inhomogeneity` (N, K, 3) is how uneven the classes are (`models.inhomogeneity`); without it none has bounds.
         """
         values = class_hu.double().numpy()
         seen = np.isfinite(values).any(axis=0)
@@ -96,7 +105,14 @@ class HUPrior(nn.Module):
         self.high.copy_(torch.from_numpy(bounds[1]))
         self.inhomogeneity.fill_(torch.inf)
         if inhomogeneity is not None:
-            self.inhomogeneity.copy_(usual_inhomogeneity(inhomogeneity))
+            usual = usual_inhomogeneity(inhomogeneity, phase, len(self.mean) - 1)
+            self.inhomogeneity.copy_(usual if self.inhomogeneity.dim() == 3 else usual[-1, :, :2])
+
+    def usual_inhomogeneity(self, phase: int) -> Tensor:
+        """How uneven classes are in a phase, -1 for one that is not told: (K, 3) as `models.inhomogeneity` has it."""
+        if self.inhomogeneity.dim() == 3:
+            return self.inhomogeneity[phase].float()
+        return F.pad(self.inhomogeneity.float(), (0, 1), value=torch.inf)  # nothing is known of them along the body
 
     def draw(self, phase: int, generator: torch.Generator) -> Tensor:
         """Median HU (K,) float32 for a phase, -1 for one that is not told; NaN for classes that it does not know."""

@@ -3,8 +3,8 @@
 A generator of few steps that draws slice after slice leaves an organ brighter here and darker there, and where it is
 told an HU that it has seldom seen, such as that of an aorta in the arterial phase, it stops short of it. What is slow,
 the local mean over some 4 mm, is measured in the core of every organ, without the border where voxels hold two
-tissues. Whatever it varies by in a generated CT beyond what it does in training cases is taken away, and the core moved
-to its level: the median that was told, which is of the whole organ, and what cores of that organ have beyond it.
+tissues, and so is the mean over its slices along the body, by which an organ drifts. Whatever they vary by in a
+generated CT beyond what they do in training cases is taken away, and the core moved to its level: the median that was told, which is of the whole organ, and what cores of that organ have beyond it.
 Texture, which changes from voxel to voxel, stays as it is drawn. A class of several tissues, such as bone with its
 marrow, a larynx or a colon with air, has no one level and is left.
 
@@ -32,6 +32,8 @@ _MOST_DEVIATIONS, _LEAST_SPREAD_HU = 3.0, 15.0
 #: A class that is more uneven than this in training cases is of several tissues, and so is one whose core is of
 #: another HU than the whole, by this much in more than this share of them.
 _ONE_TISSUE_HU, _OTHER_CORE_HU, _OTHER_CORE_SHARE = 60.0, 25.0, 0.15
+#: Quantile of training cases that a generated organ is no less even than; cases of a phase that it takes to tell it.
+_EVEN, _LEAST_CASES = 0.25, 5
 #: Passes: a median moves when what lies around it is evened out.
 _PASSES = 2
 
@@ -39,28 +41,45 @@ _PASSES = 2
 def inhomogeneity(
     ct_hu: Tensor, label_map: Tensor, num_classes: int, spacing_mm: Sequence[float], without: Sequence[int] = (0,)
 ) -> Tensor:
-    """How each class of a CT and label map (X, Y, Z) varies, (K, 2) in HU: the standard deviation of the local mean in
-    its core, and the core's median less that of the whole.
+    """How each class of a CT and label map (X, Y, Z) varies, (K, 3) in HU: the standard deviation of the local mean in
+    its core, the core's median less that of the whole, and the standard deviation along the body.
 
     NaN for a class of fewer than 50 voxels, and for those `without`.
     """
-    values = torch.full((num_classes, 2), torch.nan)
+    values = torch.full((num_classes, 3), torch.nan)
     for k in range(num_classes):
         organ = None if k in without else _Organ.of(label_map == k, spacing_mm)
         if organ is not None:
             hu = ct_hu[organ.box].float()
             values[k, 0] = organ.slow(hu)[1]
             values[k, 1] = hu[organ.core].median() - hu[organ.mask].median()
+            values[k, 2] = organ.along(hu)[1]
     return values
 
 
-def usual_inhomogeneity(cases: Tensor) -> Tensor:
-    """What is usual of `inhomogeneity` (N, K, 2) of training cases, (K, 2): medians; without bounds (infinity) for
-    classes of several tissues, and for those that no case shows."""
-    usual = cases.nanmedian(dim=0).values
+def usual_inhomogeneity(cases: Tensor, phase: Tensor, num_phases: int) -> Tensor:
+    """What is usual of `inhomogeneity` (N, K, 3) of training cases, (P + 1, K, 3): a contrast phase, all of them last.
+
+    Cores' HU are medians and the deviations lower quartiles, for what is uneven in some CTs (mixing blood, motion,
+    streaks) would look wrong in every one. A phase (N,) of few cases has the values of all. Without bounds (infinity)
+    for classes of several tissues, and for those that no case shows.
+    """
+    middle = cases.nanmedian(dim=0).values
     other = (cases[..., 1].abs() > _OTHER_CORE_HU).float().sum(dim=0) / cases[..., 1].isfinite().sum(dim=0).clamp(min=1)
-    of_one = (usual[:, 0] <= _ONE_TISSUE_HU) & (other <= _OTHER_CORE_SHARE)
+    of_one = (middle[:, 0] <= _ONE_TISSUE_HU) & (other <= _OTHER_CORE_SHARE)
+    usual = _usual(cases).repeat(num_phases + 1, 1, 1)
+    for row in range(num_phases):
+        own = cases[phase == row]
+        shown = own[..., 0].isfinite().sum(dim=0) >= _LEAST_CASES
+        if shown.any():
+            usual[row] = torch.where(shown[:, None], _usual(own), usual[row])
     return torch.where(of_one[:, None], usual, torch.inf)
+
+
+def _usual(cases: Tensor) -> Tensor:
+    low = cases.double().nanquantile(_EVEN, dim=0).to(cases)
+    low[:, 1] = cases[..., 1].nanmedian(dim=0).values
+    return low
 
 
 def hold_organ_hu(
@@ -71,17 +90,18 @@ def hold_organ_hu(
     spacing_mm: Sequence[float],
     hu_range: tuple[int, int],
 ) -> Tensor:
-    """The CT (X, Y, Z) int16 HU with every class at its median HU (K,) and no less even than `usual` (K, 2) in HU.
+    """The CT (X, Y, Z) int16 HU with every class at its median HU (K,) and no less even than `usual` (K, 3) in HU.
 
     Classes for which that is infinite and those with NaN for their HU stay as they are, but for the border over which
     their neighbours' corrections fade.
     """
     moved = torch.zeros(ct_hu.shape, device=ct_hu.device)
-    for k, (asked, (even, beyond)) in enumerate(zip(class_hu.tolist(), usual.tolist(), strict=True)):
+    for k, (asked, (even, beyond, along)) in enumerate(zip(class_hu.tolist(), usual.tolist(), strict=True)):
         held = asked == asked and math.isfinite(even)
         organ = _Organ.of(label_map == k, spacing_mm) if held else None
         if organ is not None:
-            moved[organ.box] += organ.correction(ct_hu[organ.box].float(), asked + beyond * organ.has_core, even)
+            level = asked + beyond * organ.has_core
+            moved[organ.box] += organ.correction(ct_hu[organ.box].float(), level, even, along)
     return (ct_hu + moved).round().clamp(*hu_range).to(torch.int16)
 
 
@@ -93,6 +113,7 @@ class _Organ:
         self.has_core = not torch.equal(self.core, mask)
         self._widths = [_LOCAL_MM / s for s in spacing_mm]
         self._weight = _blurred(self.core.float(), self._widths).clamp(min=1e-3)
+        self._a_slice = self.core.sum(dim=(0, 1)).float()
 
     @classmethod
     def of(cls, mask: Tensor, spacing_mm: Sequence[float]) -> _Organ | None:
@@ -116,13 +137,25 @@ class _Organ:
 
     def slow(self, hu: Tensor) -> tuple[Tensor, float]:
         """The core's local mean less its median, over the box, and its standard deviation in the core."""
-        median, spread = self.level(hu)
-        most = _MOST_DEVIATIONS * spread
-        left = torch.where(self.core, (hu - median).clamp(-most, most), 0)
-        mean = _blurred(left, self._widths) / self._weight
+        mean = _blurred(self._left(hu), self._widths) / self._weight
         return mean, float(mean[self.core].double().std())
 
-    def correction(self, hu: Tensor, asked: float, even: float) -> Tensor:
+    def along(self, hu: Tensor) -> tuple[Tensor, float]:
+        """The core's mean along the body (Z of the box,), slices near each other taken together, less that of all of
+        it, and its standard deviation over the core."""
+        width = [self._widths[2]]
+        mean = _blurred(self._left(hu).sum(dim=(0, 1)), width) / _blurred(self._a_slice, width).clamp(min=1e-3)
+        share = self._a_slice / self._a_slice.sum()
+        mean = mean - (mean * share).sum()
+        return mean, float((mean.double().square() * share).sum().sqrt())
+
+    def _left(self, hu: Tensor) -> Tensor:
+        """What the core's HU differ from their median by, other tissue bounded; 0 outside."""
+        median, spread = self.level(hu)
+        most = _MOST_DEVIATIONS * spread
+        return torch.where(self.core, (hu - median).clamp(-most, most), 0)
+
+    def correction(self, hu: Tensor, asked: float, even: float, along: float) -> Tensor:
         """What is to be added over the box; it fades over the organ's border."""
         inside = _blurred(self.mask.float(), [_FEATHER_VOXELS] * 3)
         moved = torch.zeros_like(hu)
@@ -130,6 +163,9 @@ class _Organ:
             mean, std = self.slow(hu + moved)
             if std > even:
                 moved -= (1 - even / std) * mean * inside * self._of_tissue(hu + moved)
+            mean, std = self.along(hu + moved)
+            if std > along:
+                moved -= (1 - along / std) * mean * inside * self._of_tissue(hu + moved)
             moved += self._to_level(hu + moved, asked) * inside
         return moved + self._to_level(hu + moved, asked) * inside
 
@@ -152,8 +188,8 @@ def _core(mask: Tensor) -> Tensor:
 
 
 def _blurred(volume: Tensor, widths: Sequence[float]) -> Tensor:
-    """A volume (X, Y, Z) after a Gaussian of these standard deviations in voxels, zero beyond its edges."""
-    for width in widths:  # the axis that comes first moves to the end: three times round
+    """A volume after a Gaussian of these standard deviations in voxels, one an axis, zero beyond its edges."""
+    for width in widths:  # the axis that comes first moves to the end: once round
         at = torch.arange(len(volume), device=volume.device, dtype=torch.float32)
         # A product of matrices: with one channel it is several times faster than a convolution.
         kernel = torch.exp(-0.5 * ((at[:, None] - at[None]) / width) ** 2)

@@ -29,6 +29,7 @@ class SliceGenerator(ModelMixin, ConfigMixin):
     `organ_hu` it is also told the median HU of every class (see `models.hu_prior`), as the slices painted with them.
     With `tissues` the last of `num_classes` are those around the classes of a table (`models.tissue`). With
     `loose_tissues` it learned from tissues of the table that were smoothed (`tissue_rule`), and draws their detail.
+    With `uneven_by_phase` the prior of HU knows how uneven classes are phase by phase; older models do not have it.
     """
 
     @register_to_config
@@ -44,6 +45,7 @@ class SliceGenerator(ModelMixin, ConfigMixin):
         organ_hu: bool = False,
         tissues: bool = False,
         loose_tissues: bool = False,
+        uneven_by_phase: bool = False,
     ) -> None:
         super().__init__()
         if downsampling != 4:
@@ -71,7 +73,7 @@ class SliceGenerator(ModelMixin, ConfigMixin):
             projection_class_embeddings_input_dim=vector_size,
         )
         self.num_classes = num_classes
-        self.hu_prior = HUPrior(num_classes, len(PHASES)) if organ_hu else None
+        self.hu_prior = HUPrior(num_classes, len(PHASES), uneven_by_phase) if organ_hu else None
 
     def widened(self, name: str, held: Tensor, config: Mapping[str, Any]) -> Tensor | None:
         """A weight of a generator of that configuration, which was told no HU or no tissues, made one of this network:

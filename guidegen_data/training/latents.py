@@ -18,7 +18,7 @@ from guidegen_data.anatomy import PHASES, TISSUES, Anatomy
 from guidegen_data.anatomy_files import register
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder
-from guidegen_data.models.hu_prior import median_hu
+from guidegen_data.models.hu_prior import median_hu, phase_row
 from guidegen_data.models.inhomogeneity import inhomogeneity
 from guidegen_data.models.precision import compute_dtype, place
 from guidegen_data.models.text import TextEncoder
@@ -38,7 +38,7 @@ _FARTHEST = 8
 class LatentData:
     """N volumes: latents (N, Z, C, x, y) float16, label maps (N, X, Y, Z) uint8, with tissues where the slices are told
     of them, tokens of V versions of each prompt (N, V, L, D) float16, median HU of each class (N, K) float32, its
-    inhomogeneity (N, K, 2) float32 in HU, and contrast phases (N,), -1 where none is told."""
+    inhomogeneity (N, K, 3) float32 in HU, and contrast phases (N,), -1 where none is told."""
 
     latents: Tensor
     labels: Tensor
@@ -122,7 +122,7 @@ def load_latent_data(
     names = [f.name for f in fields(LatentData)]
     held = torch.load(cache, weights_only=True) if cache.exists() else {}
     told = "" if tissue is None else weights_digest(tissue)
-    if held.keys() >= set(names):  # not those of one written before there was all of this
+    if held.keys() >= set(names) and held["inhomogeneity"].shape[-1] == 3:  # not one written before it had all of this
         if held.get("tissue", "") != told:
             raise ModelError(
                 f"{cache.parent} was begun {'with other' if held.get('tissue') else 'without'} tissues"
@@ -209,7 +209,7 @@ class _CaseReader:
             "tokens": self.encoder(told).half().numpy(),
             "class_hu": median_hu(case.ct_hu, labels, num_classes, untold),
             "inhomogeneity": inhomogeneity(ct, label_map, num_classes, self.anatomy.spacing_mm, untold).numpy(),
-            "phase": np.array(PHASES.index(case.findings.phase) if case.findings.phase else -1),
+            "phase": np.array(phase_row(case.findings.phase)),
         }
 
 

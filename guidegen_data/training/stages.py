@@ -196,7 +196,7 @@ def train_slices(
             tissue.save_pretrained(run_dir / Initial.TISSUE.value)
     num_tissues = 0 if tissue is None else len(TISSUES)
     num_classes = setting.anatomy.num_classes + num_tissues
-    model = SliceGenerator(num_classes=num_classes, tissues=tissue is not None, **network)
+    model = SliceGenerator(num_classes=num_classes, tissues=tissue is not None, uneven_by_phase=True, **network)
 
     def loss_on(data: LatentData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
