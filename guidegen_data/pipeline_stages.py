@@ -168,7 +168,7 @@ class StageSampling:
         if organ_hu is not None and self.config.hold_hu:
             phases = [""] * len(cts) if findings is None else [f.phase for f in findings]
             usual = [self.slice_generator.hu_prior.usual_inhomogeneity(phase_row(p)) for p in phases]
-            each = zip(cts, label_maps, organ_hu, usual, strict=True)  # tissues, the last of the HU, are held to nothing
+            each = zip(cts, label_maps, organ_hu, usual, strict=True)  # tissues, last of the HU, are held to nothing
             cts = torch.stack([hold_organ_hu(*case, spacing, hu_range) for case in each])
         if findings is not None and self.config.hold_hu:
             cts = torch.stack([self._lesions_held(*c) for c in zip(cts, label_maps, findings, generators, strict=True)])

@@ -4,9 +4,10 @@ A generator of few steps that draws slice after slice leaves an organ brighter h
 told an HU that it has seldom seen, such as that of an aorta in the arterial phase, it stops short of it. What is slow,
 the local mean over some 4 mm, is measured in the core of every organ, without the border where voxels hold two
 tissues, and so is the mean over its slices along the body, by which an organ drifts. Whatever they vary by in a
-generated CT beyond what they do in training cases is taken away, and the core moved to its level: the median that was told, which is of the whole organ, and what cores of that organ have beyond it.
-Texture, which changes from voxel to voxel, stays as it is drawn. A class of several tissues, such as bone with its
-marrow, a larynx or a colon with air, has no one level and is left.
+generated CT beyond what they do in training cases is taken away, and the core moved to its level: the median that was
+told, which is of the whole organ, and what cores of that organ have beyond it. Texture, which changes from voxel to
+voxel, stays as it is drawn. A class of several tissues, such as bone with its marrow, a larynx or a colon with air, has
+no one level and is left.
 
 The method is that of the bias field in MR images (intensity inhomogeneity, Sled et al. 1998), one organ at a time.
 """
