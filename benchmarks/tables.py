@@ -210,6 +210,8 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "autoencoder": _autoencoder,
         "autoencoder_parts": part.autoencoder_parts,
         "ct_quality": of.ct_quality,
+        "ct_quality_nine": of.ct_quality,
+        "ct_quality_nine_before": of.ct_quality,
         "ct_quality_before_tissues": of.ct_quality,
         "ct_quality_told": of.ct_quality,
         "ct_solvers": of.ct_solvers,
