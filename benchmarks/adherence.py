@@ -139,7 +139,8 @@ def main() -> None:
         generators = [torch.Generator().manual_seed(args.seed * 100_000 + i)]
         labels = torch.from_numpy(case.label_map)[None]
         hu = pipe.organ_hu([case.findings.phase], generators)
-        made_hu = pipe.sample_cts(labels, pipe.encode([case.findings.prompt()]), generators, organ_hu=hu)[0].numpy()
+        tokens = pipe.encode([case.findings.prompt()])
+        made_hu = pipe.sample_cts(labels, tokens, generators, organ_hu=hu, findings=[case.findings])[0].numpy()
         on_real, on_made = (organs_found(model, np.asarray(ct), anatomy) for ct in (case.ct_hu, made_hu))
         made.append(on_made)
         found.real.append(dices(on_real, case.label_map, anatomy))

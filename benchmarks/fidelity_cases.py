@@ -93,7 +93,8 @@ def _ct_of_labels(pipe: GuideGenPipeline, case: TrainingCase, seed: int) -> Trai
     tokens = pipe.encode([case.findings.prompt()])
     labels = torch.from_numpy(case.label_map)[None].to(tokens.device)
     generators = [torch.Generator().manual_seed(seed)]
-    ct = pipe.sample_cts(labels, tokens, generators, organ_hu=pipe.organ_hu([case.findings.phase], generators))[0]
+    hu = pipe.organ_hu([case.findings.phase], generators)
+    ct = pipe.sample_cts(labels, tokens, generators, organ_hu=hu, findings=[case.findings])[0]
     return replace(case, ct_hu=ct.cpu().numpy().astype(np.float32))
 
 

@@ -142,8 +142,9 @@ class StageSampling:
 
         Each gets the noise of its style, and the HU of its organs as in `organ_hu` (B, K); both are drawn from its
         generator where none are given, the HU for a phase that is not told. With `hold_hu` in its configuration a model
-        that is told HU also gives every organ exactly these, and takes away what makes it less even than organs are;
-        lesions of cases whose `findings` are given have the attenuation that these tell (see `lesion_contrast`).
+        that is told HU also gives every organ exactly these, and takes away what makes it less even than organs are in
+        the phase that its `findings` tell (any, without them); lesions have the attenuation told there (see
+        `lesion_contrast`).
         """
         styles = self.styles(generators) if styles is None else styles
         organ_hu = self.organ_hu([""] * len(generators), generators) if organ_hu is None else organ_hu

@@ -10,6 +10,8 @@ import torch
 from guidegen_data.anatomy import PHASES, TORSO
 from guidegen_data.errors import ModelError
 from guidegen_data.models.hu_prior import HUPrior, hu_planes, median_hu
+from guidegen_data.models.inhomogeneity import inhomogeneity
+from guidegen_data.models.noise_style import NoiseStyle
 from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.reports.findings import Findings
 
@@ -31,7 +33,7 @@ def medians(num: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def prior() -> HUPrior:
-    prior = HUPrior(4, 3)
+    prior = HUPrior(4, 3, uneven_by_phase=True)
     prior.fit(*medians())
     return prior
 
@@ -158,7 +160,7 @@ def test_how_uneven_a_class_is_comes_from_the_training_cases_and_is_without_boun
     varied = torch.full((*values.shape, 3), torch.nan)
     varied[:, 1] = torch.tensor([6.0, 2.0, 3.0])
     varied[phase == 1, 1, 0] = 9
-    prior = HUPrior(4, 3)
+    prior = HUPrior(4, 3, uneven_by_phase=True)
     prior.fit(values, phase, varied)
     assert prior.usual_inhomogeneity(1)[1].tolist() == [9, 2, 3]
     assert prior.usual_inhomogeneity(-1)[1].tolist() == [6, 2, 3]
@@ -168,8 +170,24 @@ def test_how_uneven_a_class_is_comes_from_the_training_cases_and_is_without_boun
 
 
 def test_a_prior_from_before_phases_were_told_apart_bounds_nothing_along_the_body() -> None:
-    values, phase = medians()
     prior = HUPrior(4, 3, uneven_by_phase=False)
-    prior.fit(values, phase, torch.full((*values.shape, 3), 5.0))
-    assert prior.inhomogeneity.shape == (4, 2)
-    assert prior.usual_inhomogeneity(VENOUS)[1].tolist() == [5, 5, float("inf")]
+    prior.inhomogeneity[1] = torch.tensor([5.0, 4.0])
+    for phase in (VENOUS, -1):
+        assert prior.usual_inhomogeneity(phase)[1].tolist() == [5, 4, float("inf")]
+
+
+def test_an_organ_is_held_as_even_as_in_the_phase_of_the_findings(pipe, monkeypatch) -> None:
+    bounds = pipe.slice_generator.hu_prior.inhomogeneity.clone()
+    bounds[..., LIVER, :] = torch.tensor([1.0, 0.0, 1.0])
+    bounds[VENOUS, LIVER] = torch.tensor([500.0, 0.0, 500.0])
+    monkeypatch.setitem(pipe.slice_generator.hu_prior._buffers, "inhomogeneity", bounds)
+    labels = torch.full((1, 32, 32, 32), LIVER, dtype=torch.uint8)
+    hu = torch.full((1, TORSO.num_classes), torch.nan)
+    hu[0, LIVER] = 100
+    uneven = []
+    for findings in (None, [Findings(phase="arterial")], [Findings(phase="portal venous")]):
+        generators = [torch.Generator().manual_seed(1)]
+        quiet = [NoiseStyle(0.0, 1.0)]
+        ct = pipe.sample_cts(labels, pipe.encode(["CT."]), generators, None, quiet, organ_hu=hu, findings=findings)[0]
+        uneven.append(float(inhomogeneity(ct, labels[0], TORSO.num_classes, (3.0, 3.0, 3.0))[LIVER, 0]))
+    assert uneven[0] == uneven[1] < 0.7 * uneven[2]

@@ -135,6 +135,18 @@ def test_drift_beyond_the_usual_is_taken_away_and_unevenness_within_slices_stays
     assert sides[1] - sides[0] == pytest.approx(28 * 40 / 47, abs=3)
 
 
+def test_a_thin_end_without_a_core_is_moved_as_the_slice_where_the_core_ends() -> None:
+    labels = torch.zeros(16, 16, 40, dtype=torch.uint8)
+    labels[4:12, 4:12, 12:36] = 1
+    labels[7:9, 7:9, 4:12] = 1  # two voxels wide: no core
+    ct = (100 + torch.linspace(-20, 20, 40)).expand(16, 16, 40).short()
+    usual = torch.tensor([[torch.inf] * 3, [50.0, 0.0, 1.0]])
+    held = hold_organ_hu(ct, labels, torch.tensor([torch.nan, 100.0]), usual, SPACING, RANGE)
+    moved = (held - ct)[7, 7].float()
+    assert moved[5:12].std() < 1
+    assert float(moved[5:12].mean()) == pytest.approx(float(moved[14]), abs=3)
+
+
 def test_classes_of_several_tissues_are_those_that_vary_most_and_those_whose_core_is_another_tissue() -> None:
     even, vessels, marrow = (5.0, 2.0, 1.0), (70.0, 2.0, 1.0), (20.0, -60.0, 1.0)
     cases = torch.tensor([[even, vessels, marrow, (torch.nan,) * 3, even]]).repeat(10, 1, 1)
@@ -149,14 +161,17 @@ def test_what_is_usual_is_of_the_phase_and_of_the_evener_cases() -> None:
     cases[:, 0] = torch.tensor([4.0, 1.0, 2.0])
     cases[10:20, 0] = torch.tensor([8.0, 6.0, 3.0])
     cases[20:, 0, 0] = torch.arange(10.0)
-    cases[4:, 1] = torch.nan
+    cases[:10, 1] = 9
+    cases[4:10, 1] = torch.nan
     phase = torch.arange(30) // 10
     usual = usual_inhomogeneity(cases, phase, 4)
     assert usual[0, 0].tolist() == [4, 1, 2]
     assert usual[1, 0].tolist() == [8, 6, 3]
     assert float(usual[2, 0, 0]) == 2.25
     assert torch.equal(usual[3], usual[4])  # of a phase without cases nothing else is known
-    assert torch.equal(usual[0, 1], usual[4, 1])  # four cases do not tell a phase
+    assert usual[:, 1].tolist() == [[0, 0, 0]] * 5  # four cases do not tell a phase
+    cases[4, 1] = 9
+    assert usual_inhomogeneity(cases, phase, 4)[:2, 1].tolist() == [[9, 9, 9], [0, 0, 0]]
 
 
 def test_hu_stay_within_their_range_and_specks_are_left_alone(drawn, labels) -> None:

@@ -165,6 +165,7 @@ def test_slices_that_start_from_a_model_are_told_of_its_tissues(runs, tmp_path) 
         assert main(["train", "slices", str(runs / "prepared"), str(tmp_path / str(number)), *words]) == 0
         config = json.loads((tmp_path / str(number) / "model" / "config.json").read_text())
         assert config["num_classes"] == 4 + len(TISSUES)
+        assert config["uneven_by_phase"]
         assert (tmp_path / str(number) / "tissue_network" / "config.json").exists()
     about = json.loads((tmp_path / "1" / "about.json").read_text())
     assert about["tissue"]["steps"] == about["autoencoder"]["steps"] == 6

@@ -309,6 +309,10 @@ def test_latents_are_means_encoded_once(prepared, whole, tmp_path, monkeypatch) 
     again = load_latent_data(folder, TORSO, fresh, TextEncoder(), cache)
     assert torch.equal(again.latents, data.latents)
     assert torch.equal(fresh.latent_std, autoencoder.latent_std)
+    held = torch.load(cache, weights_only=True)
+    torch.save({**held, "inhomogeneity": held["inhomogeneity"][..., :2]}, cache)  # of a version before
+    with pytest.raises(ModelError, match=f"another run folder, by --init {tmp_path}"):
+        load_latent_data(folder, TORSO, fresh, TextEncoder(), cache)
 
 
 @pytest.mark.parametrize("stage", ["masks", "slices"])

@@ -65,7 +65,7 @@ class HUPrior(nn.Module):
     """Draws the median HU of every class: a Gaussian a contrast phase, one over all phases last; nothing until `fit`.
 
     Draws are kept within what was seen of each class. A prior that is not `uneven_by_phase` is one of a model made
-    before classes were measured a phase and along the body.
+    before classes were measured by phase and along the body; it cannot be fitted.
     """
 
     mean: Tensor
@@ -75,7 +75,7 @@ class HUPrior(nn.Module):
     known: Tensor
     inhomogeneity: Tensor
 
-    def __init__(self, num_classes: int, num_phases: int, uneven_by_phase: bool = True) -> None:
+    def __init__(self, num_classes: int, num_phases: int, uneven_by_phase: bool) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_phases + 1, num_classes))
         self.register_buffer("spread", torch.zeros(num_phases + 1, num_classes, num_classes))
@@ -105,11 +105,10 @@ class HUPrior(nn.Module):
         self.high.copy_(torch.from_numpy(bounds[1]))
         self.inhomogeneity.fill_(torch.inf)
         if inhomogeneity is not None:
-            usual = usual_inhomogeneity(inhomogeneity, phase, len(self.mean) - 1)
-            self.inhomogeneity.copy_(usual if self.inhomogeneity.dim() == 3 else usual[-1, :, :2])
+            self.inhomogeneity.copy_(usual_inhomogeneity(inhomogeneity, phase, len(self.mean) - 1))
 
     def usual_inhomogeneity(self, phase: int) -> Tensor:
-        """How uneven classes are in a phase, -1 for one that is not told: (K, 3) as `models.inhomogeneity` has it."""
+        """How uneven classes may be in a phase, -1 for one that is not told: (K, 3), see `models.inhomogeneity`."""
         if self.inhomogeneity.dim() == 3:
             return self.inhomogeneity[phase].float()
         return F.pad(self.inhomogeneity.float(), (0, 1), value=torch.inf)  # nothing is known of them along the body

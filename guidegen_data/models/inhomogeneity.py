@@ -4,10 +4,10 @@ A generator of few steps that draws slice after slice leaves an organ brighter h
 told an HU that it has seldom seen, such as that of an aorta in the arterial phase, it stops short of it. What is slow,
 the local mean over some 4 mm, is measured in the core of every organ, without the border where voxels hold two
 tissues, and so is the mean over its slices along the body, by which an organ drifts. Whatever they vary by in a
-generated CT beyond what they do in training cases is taken away, and the core moved to its level: the median that was
-told, which is of the whole organ, and what cores of that organ have beyond it. Texture, which changes from voxel to
-voxel, stays as it is drawn. A class of several tissues, such as bone with its marrow, a larynx or a colon with air, has
-no one level and is left.
+generated CT beyond what they do in the more even training cases of its contrast phase is taken away, and the core moved
+to its level: the median that was told, which is of the whole organ, and what cores of that organ have beyond it.
+Texture, which changes from voxel to voxel, stays as it is drawn. A class of several tissues, such as bone with its
+marrow, a larynx or a colon with air, has no one level and is left.
 
 The method is that of the bias field in MR images (intensity inhomogeneity, Sled et al. 1998), one organ at a time.
 """
@@ -33,8 +33,10 @@ _MOST_DEVIATIONS, _LEAST_SPREAD_HU = 3.0, 15.0
 #: A class that is more uneven than this in training cases is of several tissues, and so is one whose core is of
 #: another HU than the whole, by this much in more than this share of them.
 _ONE_TISSUE_HU, _OTHER_CORE_HU, _OTHER_CORE_SHARE = 60.0, 25.0, 0.15
-#: Quantile of training cases that a generated organ is no less even than; cases of a phase that it takes to tell it.
-_EVEN, _LEAST_CASES = 0.25, 5
+#: A generated organ is at least as even as this quantile of training cases.
+_EVEN = 0.25
+#: A phase has values of its own for a class that so many of its cases show.
+_LEAST_SHOWN = 5
 #: Passes: a median moves when what lies around it is evened out.
 _PASSES = 2
 
@@ -59,11 +61,12 @@ def inhomogeneity(
 
 
 def usual_inhomogeneity(cases: Tensor, phase: Tensor, num_phases: int) -> Tensor:
-    """What is usual of `inhomogeneity` (N, K, 3) of training cases, (P + 1, K, 3): a contrast phase, all of them last.
+    """What is usual of `inhomogeneity` (N, K, 3) of training cases in contrast phases (N,), -1 where none is told:
+    (P + 1, K, 3), a row a phase and one of all cases last.
 
     Cores' HU are medians and the deviations lower quartiles, for what is uneven in some CTs (mixing blood, motion,
-    streaks) would look wrong in every one. A phase (N,) of few cases has the values of all. Without bounds (infinity)
-    for classes of several tissues, and for those that no case shows.
+    streaks) would look wrong in every one. A class that fewer than five cases of a phase show has the values of all.
+    Without bounds (infinity) for classes of several tissues, and for those that no case shows.
     """
     middle = cases.nanmedian(dim=0).values
     other = (cases[..., 1].abs() > _OTHER_CORE_HU).float().sum(dim=0) / cases[..., 1].isfinite().sum(dim=0).clamp(min=1)
@@ -71,7 +74,7 @@ def usual_inhomogeneity(cases: Tensor, phase: Tensor, num_phases: int) -> Tensor
     usual = _usual(cases).repeat(num_phases + 1, 1, 1)
     for row in range(num_phases):
         own = cases[phase == row]
-        shown = own[..., 0].isfinite().sum(dim=0) >= _LEAST_CASES
+        shown = own[..., 0].isfinite().sum(dim=0) >= _LEAST_SHOWN
         if shown.any():
             usual[row] = torch.where(shown[:, None], _usual(own), usual[row])
     return torch.where(of_one[:, None], usual, torch.inf)
@@ -93,8 +96,8 @@ def hold_organ_hu(
 ) -> Tensor:
     """The CT (X, Y, Z) int16 HU with every class at its median HU (K,) and no less even than `usual` (K, 3) in HU.
 
-    Classes for which that is infinite and those with NaN for their HU stay as they are, but for the border over which
-    their neighbours' corrections fade.
+    Classes whose first bound is infinite and those with NaN for their HU stay as they are, but for the border over
+    which their neighbours' corrections fade.
     """
     moved = torch.zeros(ct_hu.shape, device=ct_hu.device)
     for k, (asked, (even, beyond, along)) in enumerate(zip(class_hu.tolist(), usual.tolist(), strict=True)):
@@ -114,7 +117,7 @@ class _Organ:
         self.has_core = not torch.equal(self.core, mask)
         self._widths = [_LOCAL_MM / s for s in spacing_mm]
         self._weight = _blurred(self.core.float(), self._widths).clamp(min=1e-3)
-        self._a_slice = self.core.sum(dim=(0, 1)).float()
+        self._core_in_slice = self.core.sum(dim=(0, 1)).float()
 
     @classmethod
     def of(cls, mask: Tensor, spacing_mm: Sequence[float]) -> _Organ | None:
@@ -138,19 +141,22 @@ class _Organ:
 
     def slow(self, hu: Tensor) -> tuple[Tensor, float]:
         """The core's local mean less its median, over the box, and its standard deviation in the core."""
-        mean = _blurred(self._left(hu), self._widths) / self._weight
+        mean = _blurred(self._bounded_difference(hu), self._widths) / self._weight
         return mean, float(mean[self.core].double().std())
 
     def along(self, hu: Tensor) -> tuple[Tensor, float]:
-        """The core's mean along the body (Z of the box,), slices near each other taken together, less that of all of
-        it, and its standard deviation over the core."""
-        width = [self._widths[2]]
-        mean = _blurred(self._left(hu).sum(dim=(0, 1)), width) / _blurred(self._a_slice, width).clamp(min=1e-3)
-        share = self._a_slice / self._a_slice.sum()
+        """The core's mean along the body (z,), over the slices of the box, less that of the whole core, and its
+        standard deviation over the core. Neighbouring slices are taken together; beyond the core it is as at its end.
+        """
+        width, held = [self._widths[2]], self._core_in_slice.nonzero().flatten()
+        total = _blurred(self._bounded_difference(hu).sum(dim=(0, 1)), width)
+        mean = total / _blurred(self._core_in_slice, width).clamp(min=1e-3)
+        share = self._core_in_slice / self._core_in_slice.sum()
         mean = mean - (mean * share).sum()
-        return mean, float((mean.double().square() * share).sum().sqrt())
+        at = torch.arange(len(mean), device=mean.device).clamp(held[0], held[-1])
+        return mean[at], float((mean.double().square() * share).sum().sqrt())
 
-    def _left(self, hu: Tensor) -> Tensor:
+    def _bounded_difference(self, hu: Tensor) -> Tensor:
         """What the core's HU differ from their median by, other tissue bounded; 0 outside."""
         median, spread = self.level(hu)
         most = _MOST_DEVIATIONS * spread

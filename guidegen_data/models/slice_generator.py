@@ -29,7 +29,7 @@ class SliceGenerator(ModelMixin, ConfigMixin):
     `organ_hu` it is also told the median HU of every class (see `models.hu_prior`), as the slices painted with them.
     With `tissues` the last of `num_classes` are those around the classes of a table (`models.tissue`). With
     `loose_tissues` it learned from tissues of the table that were smoothed (`tissue_rule`), and draws their detail.
-    With `uneven_by_phase` the prior of HU knows how uneven classes are phase by phase; older models do not have it.
+    With `uneven_by_phase` the prior of HU knows how uneven classes are by phase and along the body, unlike older ones.
     """
 
     @register_to_config

@@ -114,7 +114,7 @@ def load_latent_data(
     """Encodes every prepared case that has a CT, once, read by so many processes; kept in `cache` for the next run.
 
     With a `tissue` network its tissues are further classes of the label maps; with `loose_tissues` those of the table
-    are smoothed (`tissue_rule.loosened`). ModelError where what is kept has others.
+    are smoothed (`tissue_rule.loosened`). ModelError where what is kept has others, or is of an earlier version.
 
     The latent statistics are measured on some of the cases first, unless they were `measured` on others already.
     SourceError when no case has a CT.
@@ -122,7 +122,7 @@ def load_latent_data(
     names = [f.name for f in fields(LatentData)]
     held = torch.load(cache, weights_only=True) if cache.exists() else {}
     told = "" if tissue is None else weights_digest(tissue)
-    if held.keys() >= set(names) and held["inhomogeneity"].shape[-1] == 3:  # not one written before it had all of this
+    if held.keys() >= set(names):  # not those of one written before there was all of this
         if held.get("tissue", "") != told:
             raise ModelError(
                 f"{cache.parent} was begun {'with other' if held.get('tissue') else 'without'} tissues"
@@ -132,6 +132,11 @@ def load_latent_data(
             raise ModelError(
                 f"{cache.parent} was begun with{'' if held.get('loose_tissues') else 'out'} loose tissues; go on with "
                 f"the same choice, or in another run folder."
+            )
+        if held["inhomogeneity"].shape[-1] != 3:
+            raise ModelError(
+                f"{cache.parent} was begun when organs were not measured along the body yet; go on with it in another "
+                f"run folder, by --init {cache.parent}."
             )
         autoencoder.latent_mean.copy_(held["mean"])
         autoencoder.latent_std.copy_(held["std"])

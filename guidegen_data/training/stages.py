@@ -174,6 +174,7 @@ def train_slices(
     if loose_tissues and not has_tissues:
         raise ModelError(f"no class of the {setting.anatomy.name} table is cut out by HU; leave loose tissues.")
     network["loose_tissues"] = has_tissues and (loose_tissues or network.get("loose_tissues", False))
+    network["uneven_by_phase"] = True
     told: dict[str, Any] = {"tissue": tissue, "loose_tissues": network["loose_tissues"]}
     with parallel.first():
         how = (setting.anatomy, autoencoder, TextEncoder())
@@ -196,7 +197,7 @@ def train_slices(
             tissue.save_pretrained(run_dir / Initial.TISSUE.value)
     num_tissues = 0 if tissue is None else len(TISSUES)
     num_classes = setting.anatomy.num_classes + num_tissues
-    model = SliceGenerator(num_classes=num_classes, tissues=tissue is not None, uneven_by_phase=True, **network)
+    model = SliceGenerator(num_classes=num_classes, tissues=tissue is not None, **network)
 
     def loss_on(data: LatentData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
