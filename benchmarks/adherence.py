@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.record import save
+from benchmarks.record import IMAGE_PARTS, save, weights
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.metrics.evaluation import real_cases
@@ -153,7 +153,7 @@ def main() -> None:
     path = args.sheet or Path(tempfile.mkdtemp()) / "adherence.png"
     sheet(shown, anatomy).savefig(path, dpi=110)
     print(f"sheet: {path}")
-    figures = {"num_cases": len(cases), "model_sha256": pipe.fingerprint, **table(found, anatomy)}
+    figures = {"num_cases": len(cases), **weights(args.model, IMAGE_PARTS), **table(found, anatomy)}
     save("adherence", figures, seed=args.seed)
 
 

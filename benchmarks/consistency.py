@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.prompts import Prompt, held_out_prompts
-from benchmarks.record import save
+from benchmarks.record import LABEL_MAP_PARTS, save, weights
 from guidegen_data.case import Draft
 from guidegen_data.cleanup import clean_up
 from guidegen_data.cli.memory import keep_freed_memory
@@ -157,7 +157,7 @@ def main() -> None:
         **({"published": {"num_drafts": num_drafts, **kept.figures()}} if args.how == "system" else {}),
         "steps": pipe.config.num_steps_mask,
         "guidance": pipe.config.guidance,
-        "model_sha256": pipe.fingerprint,
+        **weights(args.model, LABEL_MAP_PARTS),
     }
     save(f"consistency_{args.how}", figures, seed=args.seed)
 

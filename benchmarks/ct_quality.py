@@ -30,7 +30,7 @@ from diffusers import (
 )
 from tqdm import tqdm
 
-from benchmarks.record import save
+from benchmarks.record import IMAGE_PARTS, save, weights
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.metrics.frechet import frechet_distance, slice_features
 from guidegen_data.metrics.texture import (
@@ -206,7 +206,7 @@ def main() -> None:
                 name += ", as drawn" if args.as_drawn else ""
                 settings[name] = measure(pipe, cases, steps, args.seed, args.told)
                 print(f"{name}: {settings[name]['slice_frechet']} {settings[name]['cpu_seconds_a_ct']} s", flush=True)
-    save(args.name, {"num": len(cases), "settings": settings, "model_sha256": pipe.fingerprint}, seed=args.seed)
+    save(args.name, {"num": len(cases), "settings": settings, **weights(args.model, IMAGE_PARTS)}, seed=args.seed)
 
 
 if __name__ == "__main__":

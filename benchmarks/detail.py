@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.plausibility import generated
-from benchmarks.record import RESULTS, save
+from benchmarks.record import LABEL_MAP_PARTS, RESULTS, save, weights
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.errors import ModelError
 from guidegen_data.metrics.plausibility import compare, population, summary
@@ -67,7 +67,7 @@ def main() -> None:
         )
         print(rows[-1], flush=True)
         held[steps] = [torch.from_numpy(m) for m in made[:_SHOWN]]
-    figures = {"num_generated": args.num, "num_real": len(real), "rows": rows, "model_sha256": pipe.fingerprint}
+    figures = {"num_generated": args.num, "num_real": len(real), "rows": rows, **weights(args.model, LABEL_MAP_PARTS)}
     save(args.name, figures, seed=args.seed)
     shown = [torch.from_numpy(m) for m in real[:: max(1, len(real) // _SHOWN)][:_SHOWN]]
     best, n = held.get(default, held[args.steps[-1]]), min(len(shown), args.num)

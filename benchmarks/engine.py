@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.record import save
+from benchmarks.record import IMAGE_PARTS, save, weights
 from benchmarks.throughput import FINDINGS
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.models.folder import model_folder
@@ -118,7 +118,7 @@ def main() -> None:
         figures: dict[str, Any] = {name: timed(settings, args.repeats) for name, settings in calls(pipe).items()}
         own = str(next(pipe.slice_generator.parameters()).dtype).removeprefix("torch.")
         figures["against_float32"] = {"precision": own, **error(pipe)}
-    save("engine", {**figures, "model_sha256": pipe.fingerprint}, seed=0)
+    save("engine", {**figures, **weights("torso", IMAGE_PARTS)}, seed=0)
 
 
 if __name__ == "__main__":

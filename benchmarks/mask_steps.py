@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.record import save
+from benchmarks.record import LABEL_MAP_PARTS, save, weights
 from guidegen_data.cleanup import clean_up
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.lesions import find_lesions
@@ -67,7 +67,7 @@ def main() -> None:
             "lesions_drawn_at_their_site": round(float(np.mean(verdicts)), 3),
             **summary(real, population(made, anatomy, spacing)),
         }
-    figures = {"num": args.num, "num_lesions": len(verdicts), "steps": rows, "model_sha256": pipe.fingerprint}
+    figures = {"num": args.num, "num_lesions": len(verdicts), "steps": rows, **weights(args.model, LABEL_MAP_PARTS)}
     save("mask_steps", figures, seed=args.seed)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.consistency import drawn_label_maps
-from benchmarks.record import save
+from benchmarks.record import LABEL_MAP_PARTS, save, weights
 from guidegen_data.anatomy import HABITUS, Anatomy
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.habitus import trunk_width_mm
@@ -94,7 +94,7 @@ def main() -> None:
         "N": sum(r["N"] for r in organs),
         "right_direction": _mean_of(organs, "right_direction"),
         "rows": rows,
-        "model_sha256": pipe.fingerprint,
+        **weights(args.model, LABEL_MAP_PARTS),
     }
     if measured:
         figures |= {"as_asked": _mean_of(measured, "as_asked"), "num_as_asked": sum(r["N"] for r in measured)}

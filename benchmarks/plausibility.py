@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.record import save
+from benchmarks.record import LABEL_MAP_PARTS, save, weights
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.metrics.plausibility import compare, neighbours, population, summary
 from guidegen_data.pipeline import GuideGenPipeline
@@ -112,7 +112,7 @@ def main() -> None:
         },
         "by_class": compare(*populations),
         "copying": copying(made, real, anatomy.num_classes),
-        "model_sha256": pipe.fingerprint,
+        **weights(args.model, LABEL_MAP_PARTS),
     }
     save("plausibility", figures, seed=args.seed)
 

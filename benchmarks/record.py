@@ -8,11 +8,23 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from guidegen_data.models.folder import fingerprint_of, model_folder, part_fingerprint
+
 RESULTS = Path(__file__).parent / "results"
+#: Parts of a model that draw label maps, and those that draw the CT of one.
+LABEL_MAP_PARTS = ("mask_sampler", "mask_scheduler", "detail_network")
+IMAGE_PARTS = ("autoencoder", "slice_generator", "slice_scheduler", "tissue_network")
+
+
+def weights(model: str | Path, parts: Iterable[str]) -> dict[str, Any]:
+    """What figures tell of a model when only some of its parts were used: fingerprints of all of it and of these."""
+    folder = model_folder(model)
+    return {"model_sha256": fingerprint_of(folder), "parts_sha256": {p: part_fingerprint(folder, p) for p in parts}}
 
 
 def machine() -> dict[str, Any]:

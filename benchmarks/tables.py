@@ -19,7 +19,7 @@ from benchmarks import describe_parts as part
 from benchmarks import downstream_curve, downstream_table, training_curves
 from benchmarks import fidelity_rows as beside
 from benchmarks.record import RESULTS
-from guidegen_data.models.folder import fingerprint_of, model_folder
+from guidegen_data.models.folder import fingerprint_of, model_folder, part_fingerprint
 
 README = Path(__file__).parent.parent / "README.md"
 Describe = Callable[[dict[str, Any]], list[tuple[str, str]] | str]
@@ -44,14 +44,13 @@ def tables() -> str:
     """Every table of the README, in Markdown, from the committed results."""
     parts = []
     machine = json.loads((RESULTS / "throughput.json").read_text())["machine"]
-    now = [fingerprint_of(model_folder(name)) for name in ("torso", "head-neck")]
     for title, describers in _SECTIONS.items():
         held = {name: describe for name, describe in describers.items() if (RESULTS / f"{name}.json").exists()}
         parts += [f"**{title}**", ""] if held else []
         for name, describe in held.items():
             record = json.loads((RESULTS / f"{name}.json").read_text())
             said = describe(record["figures"])
-            how = f"`{record['command']}`{_notes(name, record, machine, now)}"
+            how = f"`{record['command']}`{_notes(name, record, machine)}"
             parts += [how, "", said if isinstance(said, str) else _two_columns(said), ""]
     parts.append(
         f"Timings: {_named(machine)}, torch {machine['torch']}, no accelerator, where no other machine is named; every "
@@ -61,12 +60,21 @@ def tables() -> str:
     return "\n".join(parts)
 
 
-def _notes(name: str, record: dict[str, Any], machine: dict[str, Any], now: list[str]) -> str:
+def _notes(name: str, record: dict[str, Any], machine: dict[str, Any]) -> str:
     """What is to be said of a result beside its command, in brackets: another machine, weights that are gone."""
     elsewhere = name in _TIMED and not _same(record["machine"], machine)
     notes = [f"on {_named(record['machine'])}"] if elsewhere else []
-    notes += [_EARLIER] if record["figures"].get("model_sha256", now[0]) not in now else []
+    notes += [] if _of_now(record["figures"]) else [_EARLIER]
     return f" ({'; '.join(notes)})" if notes else ""
+
+
+def _of_now(figures: dict[str, Any]) -> bool:
+    """Whether a model of the package still has the parts that made these figures: all, where they name none."""
+    folders = [model_folder(name) for name in ("torso", "head-neck")]
+    parts = figures.get("parts_sha256", {})
+    if parts:
+        return any(all(part_fingerprint(f, part) == told for part, told in parts.items()) for f in folders)
+    return figures.get("model_sha256") in (None, *map(fingerprint_of, folders))
 
 
 def _same(machine: dict[str, Any], other: dict[str, Any]) -> bool:

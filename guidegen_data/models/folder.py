@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -27,8 +28,17 @@ def model_folder(name_or_path: str | Path) -> Path:
 
 def fingerprint_of(folder: Path) -> str:
     """sha256 over the names and bytes of every configuration and weight file of a model folder."""
+    return _digest(folder, folder.rglob("*"))
+
+
+def part_fingerprint(folder: Path, part: str) -> str:
+    """The same over the files of one part of a model folder, such as `mask_sampler`; "" where it has no such part."""
+    return _digest(folder, (folder / part).rglob("*")) if (folder / part).is_dir() else ""
+
+
+def _digest(folder: Path, paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
+    for path in sorted(p for p in paths if p.suffix in (".json", ".safetensors")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
