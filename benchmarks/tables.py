@@ -238,7 +238,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "memorisation": beside.memorisation,
         "memorisation_donor": beside.memorisation,
     },
-    "The same of the torso model, which knows four people, two of them with a CT": {
+    "The same of the torso model. Two people have a CT: the floor is one against the other and says little": {
         "fidelity_torso": beside.fidelity,
         "memorisation_torso": beside.memorisation,
     },
