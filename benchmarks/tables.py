@@ -64,11 +64,11 @@ def _notes(name: str, record: dict[str, Any], machine: dict[str, Any]) -> str:
     """What is to be said of a result beside its command, in brackets: another machine, weights that are gone."""
     elsewhere = name in _TIMED and not _same(record["machine"], machine)
     notes = [f"on {_named(record['machine'])}"] if elsewhere else []
-    notes += [] if _of_now(record["figures"]) else [_EARLIER]
+    notes += [] if of_now(record["figures"]) else [_EARLIER]
     return f" ({'; '.join(notes)})" if notes else ""
 
 
-def _of_now(figures: dict[str, Any]) -> bool:
+def of_now(figures: dict[str, Any]) -> bool:
     """Whether a model of the package still has the parts that made these figures: all, where they name none."""
     folders = [model_folder(name) for name in ("torso", "head-neck")]
     parts = figures.get("parts_sha256", {})

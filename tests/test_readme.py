@@ -3,13 +3,25 @@
 import re
 import shutil
 
-from benchmarks.record import RESULTS
-from benchmarks.tables import README, draw_curves, rewritten
+from benchmarks.record import IMAGE_PARTS, LABEL_MAP_PARTS, RESULTS, weights
+from benchmarks.tables import README, draw_curves, of_now, rewritten
 
 
 def test_the_tables_are_drawn_from_the_committed_results() -> None:
     text = README.read_text()
     assert rewritten(text) == text
+
+
+def test_figures_are_of_earlier_weights_once_a_part_that_made_them_is_gone() -> None:
+    maps, images = weights("torso", LABEL_MAP_PARTS), weights("head-neck", IMAGE_PARTS)
+    gone = {"model_sha256": "of a model with other slices"}
+    assert of_now(maps)
+    assert of_now(maps | gone)
+    assert of_now({"model_sha256": maps["model_sha256"]})
+    assert not of_now(gone)
+    assert not of_now(maps | {"parts_sha256": maps["parts_sha256"] | {"detail_network": "another"}})
+    assert not of_now({"parts_sha256": maps["parts_sha256"] | images["parts_sha256"]})  # parts of two models
+    assert images["parts_sha256"]["tissue_network"] == ""  # it has none
 
 
 def test_the_readme_holds_one_test_command_and_one_that_generates() -> None:
