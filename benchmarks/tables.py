@@ -7,6 +7,7 @@ benchmarks that made the cases.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import sys
@@ -34,6 +35,8 @@ _TIMED = (
     "shard_writer",
     "loading",
 )
+#: Every weight file is read once for all results.
+_whole, _part = functools.cache(fingerprint_of), functools.cache(part_fingerprint)
 #: What is told of figures of a model that the package no longer has in every part.
 _EARLIER = "earlier weights"
 _BEGIN, _END = "<!-- figures: python -m benchmarks.tables -->", "<!-- end of figures -->"
@@ -73,8 +76,8 @@ def of_now(figures: dict[str, Any]) -> bool:
     folders = [model_folder(name) for name in ("torso", "head-neck")]
     parts = figures.get("parts_sha256", {})
     if parts:
-        return any(all(part_fingerprint(f, part) == told for part, told in parts.items()) for f in folders)
-    return figures.get("model_sha256") in (None, *map(fingerprint_of, folders))
+        return any(all(_part(f, part) == told for part, told in parts.items()) for f in folders)
+    return figures.get("model_sha256") in (None, *map(_whole, folders))
 
 
 def _same(machine: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -48,11 +48,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", choices=["best", "last"], default="best",
         help="best validated weights where a run was validated, or the last ones (default best)",
     )  # fmt: skip
-    parser.add_argument("--licence", default="", help="licence of the weights, for the card, e.g. 'CC BY 4.0'")
-    parser.add_argument("--steps-mask", type=int, default=16, help="default steps of stage 1 (default 16)")
+    parser.add_argument("--licence", help="licence of the weights, for the card, e.g. 'CC BY 4.0'")
+    parser.add_argument("--steps-mask", type=int, help="default steps of stage 1 (default 16)")
     parser.add_argument("--steps-detail", type=int, default=6, help="default steps of the detail (default 6)")
     parser.add_argument(
-        "--steps-ct", type=int, default=3, help="default steps a slice (default 3; distilled slices may need only 2)"
+        "--steps-ct", type=int, help="default steps a slice (default 3; distilled slices may need only 2)"
     )
     parser.add_argument(
         "--delay-ct",
@@ -64,17 +64,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noise-correlation",
         type=float,
-        default=0.0,
         help="correlation of the noise that neighbouring slices start from, 0 to 1 (default 0; the torso has 0.75)",
     )
-    parser.add_argument("--last-timestep", type=int, default=130, help="start of the final step (default 130)")
+    parser.add_argument("--last-timestep", type=int, help="start of the final step (default 130)")
     parser.add_argument(
         "--size-strength",
         type=float,
-        default=0.6,
         help="push of organs said to be enlarged or small where the table has no usual sizes (default 0.6)",
     )
-    parser.add_argument("--guidance", type=float, default=1.0, help="default guidance of stage 1 (default 1)")
+    parser.add_argument("--guidance", type=float, help="default guidance of stage 1 (default 1)")
+    parser.set_defaults(**_OF_RUNS)
 
 
 def _weights(run: Path, checkpoint: str) -> Path:
