@@ -30,6 +30,7 @@ from typing import Any
 
 from benchmarks.downstream_arms import ARMS, Sizes, Sources, arms_named, facts
 from benchmarks.downstream_curve import draw
+from benchmarks.downstream_donors import donor_cases
 from benchmarks.downstream_generators import refuse_leak, refuse_shipped, strict_model
 from benchmarks.downstream_scores import packed, score_folder, unpacked
 from benchmarks.downstream_segmenter import Schedule
@@ -166,7 +167,9 @@ class Benchmark:
     def _sources(self, training: Training, real: list[Path], cell: Path) -> Sources:
         if self.args.setting == "donor":
             refuse_shipped(self.args.model)
-            return Sources(self.work / "shards", cell / "shards", real, Path(self.args.model), self.sizes)
+            sources = Sources(self.work / "shards", cell / "shards", real, Path(self.args.model), self.sizes)
+            sources.donors = lambda: donor_cases(self.openkbp, self.work / "donors")
+            return sources
         model = Path(self.args.model.format(k=training.k, seed=training.seed))
         if not (model / "model_index.json").exists():
             strict_model(model, real, cell / "generator", self.args.train_recipe, self.args.train_steps)

@@ -3,14 +3,15 @@
 Sources: `guidegen` (guidegen-shard with the model), `guidegen-fixed` (its first few), `guidegen-complete` (those of
 them that show every organ, as the k real cases do), `synthseg` (random texture on its
 label maps), `real-masks` (warped label maps of the k real cases through our image stage), `autoencoder` (the CTs of
-the k real cases through our autoencoder).
+the k real cases through our autoencoder), `donors` (real patients that the generator learned from, in place of its
+cases: what it could give at best).
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.downstream_donors import ORGAN_FILES, link_cases
 from benchmarks.downstream_scores import ORGANS
 from benchmarks.downstream_synthseg import random_texture
 from benchmarks.nnunet_route import Commands, num_whole, write_cases
@@ -52,6 +54,7 @@ ARMS = {
     "real-masks": Arm("real-masks", 0.5),
     "synthseg": Arm("synthseg", 0.5),
     "autoencoder": Arm("autoencoder", 0.5),
+    "donors": Arm("donors", 0.5),
     "synthetic": Arm("guidegen", 1.0),
 }
 
@@ -74,6 +77,8 @@ class Sources:
     def __init__(self, folder: Path, real_folder: Path, real: list[Path], model: Path, sizes: Sizes) -> None:
         self.folder, self.real_folder, self.real = folder, real_folder, real
         self.model, self.sizes = model, sizes
+        #: Prepared cases of donors, which only the arm `donors` needs; asked for when they are.
+        self.donors: Callable[[], list[Path]] | None = None
 
     def shards(self, source: str) -> Path:
         """The whole shard folder of a source, made where it is not there yet."""
@@ -113,6 +118,8 @@ class Sources:
             pipe = _loaded(str(self.model))
             make = from_mask if source == "real-masks" else through_autoencoder
             return lambda number: make(pipe, load_case(prepared[number]), number)
+        if source == "donors":
+            return self._donor_maker()
         generated = self.shards("guidegen")
         reader = ShardReader(generated)
         if source == "guidegen-complete":
@@ -122,11 +129,22 @@ class Sources:
             return lambda number: random_texture(reader[number], number)
         return lambda number: reader[number]
 
+    def _donor_maker(self) -> Callable[[int], Case]:
+        if self.donors is None:
+            sys.exit("the arm 'donors' is one of the donor setting: a strict generator has no donors.")
+        paths = self.donors()
+        if len(paths) < self.sizes.num_cases:
+            sys.exit(f"there are {len(paths)} donors, not {self.sizes.num_cases}; give a smaller --num-synthetic.")
+        return lambda number: as_it_is(load_case(paths[number]), number)
+
     def _prepared(self, source: str) -> list[Path]:
-        """Training cases of the k real ones: their label maps warped about evenly often, or each as it is."""
+        """Training cases of the k real ones: their label maps warped about evenly often, or each as it is.
+
+        Without target volumes, which would take the voxels of the organs under them from their labels.
+        """
         num_cases = self.sizes.of(source, len(self.real))
         copies = -(-num_cases // len(self.real)) - 1
-        return prepare_real_cases(self.real, self.real_folder / f"{source}-prepared", copies)
+        return prepare_real_cases(self.real, self.real_folder / f"{source}-prepared", copies, ORGAN_FILES)
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -169,25 +187,15 @@ def complete_reports(num_cases: int) -> list[str]:
     return reports
 
 
-def prepare_real_cases(real: list[Path], out: Path, copies: int) -> list[Path]:
-    """Prepared cases of CTs NAME_ct.nii.gz with what lies beside them: each as it is and `copies` warped ones."""
-    link_cases(real, out / "source" / "train")
+def prepare_real_cases(real: list[Path], out: Path, copies: int, files: Sequence[str] = ("*",)) -> list[Path]:
+    """Prepared cases of CTs NAME_ct.nii.gz with those `files` of a patient: each as it is and `copies` warped ones."""
+    link_cases(real, out / "source" / "train", files)
     words = [out / "source", out / "cases", "--anatomy", "head-neck", "--augment", copies]
     Commands().guidegen("prepare", "prepare", "nifti", *words)
     paths = case_paths(out / "cases" / "train")
     # A patient's copies follow each other; taken in turns, any first part of the list has all patients in it.
     each = copies + 1
     return [paths[patient * each + copy] for copy in range(each) for patient in range(len(real))]
-
-
-def link_cases(real: list[Path], folder: Path) -> None:
-    """Links to all files of the patients of these CTs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for ct in real:
-        for file in sorted(ct.parent.glob(f"{ct.name.removesuffix('_ct.nii.gz')}_*")):
-            link = folder / file.name
-            if not link.exists():
-                link.symlink_to(file.resolve())
 
 
 @lru_cache(maxsize=1)
@@ -201,6 +209,12 @@ def from_mask(pipe: Any, prepared: TrainingCase, number: int) -> Case:
     draft = Draft(f"case-{number}", prepared.label_map, _affine(), "", prepared.findings, {"seed": number}, generator)
     with torch.inference_mode():
         return pipe.complete([draft])[0]
+
+
+def as_it_is(prepared: TrainingCase, number: int) -> Case:
+    """A case of a real CT and its label map."""
+    assert prepared.ct_hu is not None
+    return Case(f"case-{number}", prepared.ct_hu, prepared.label_map, _affine(), "", prepared.findings, {})
 
 
 def through_autoencoder(pipe: Any, prepared: TrainingCase, number: int) -> Case:

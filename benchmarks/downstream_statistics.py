@@ -18,6 +18,8 @@ Runs = Sequence[dict[str, Any]]
 NUM_DRAWS = 10_000
 #: The arm that differs from `synthseg` in nothing but the CTs.
 _OURS = "guidegen-0.5"
+#: Organs of the nervous system, which gain most; what is gained without them is told too.
+_NERVOUS = ("brainstem", "spinal cord")
 
 
 def score_table(runs: Runs, figure: str, cases: Sequence[str]) -> np.ndarray:
@@ -94,11 +96,26 @@ def _against(arm: Runs, other: Runs, cases: Sequence[str]) -> dict[str, Any]:
         compared[figure] = {"difference": _rounded(by_case.mean(), digits), "interval_95": interval}
         if figure == "dice":
             compared["p_wilcoxon"] = wilcoxon(by_case)
+            compared["cases"] = _spread(by_case)
             compared["organs"], compared["without"] = {}, {}
             for o, organ in enumerate(ORGANS):
                 compared["organs"] |= _gain(organ, mean_where_there(gains[:, :, o], 0))
                 compared["without"] |= _gain(organ, _case_means(np.delete(gains, o, axis=2)))
+            left = [o for o, organ in enumerate(ORGANS) if organ not in _NERVOUS]
+            compared["without"] |= _gain(" and ".join(_NERVOUS), _case_means(gains[:, :, left]))
     return compared
+
+
+def _spread(by_case: np.ndarray) -> dict[str, Any]:
+    """How the cases differ: the median case, how many gain and lose, and the mean without the two that gain most."""
+    kept = np.sort(by_case)[:-2]
+    interval = [_rounded(v) for v in bootstrap(kept)] if len(kept) else [None, None]
+    return {
+        "median": _rounded(np.median(by_case)),
+        "num_gaining": int((by_case > 0).sum()),
+        "num_losing": int((by_case < 0).sum()),
+        "without_two_best": {"difference": _rounded(kept.mean()) if len(kept) else None, "interval_95": interval},
+    }
 
 
 def _gain(organ: str, by_case: np.ndarray) -> dict[str, Any]:
@@ -118,12 +135,15 @@ def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
     """k -> arm -> levels and, beside `real`, the difference with interval, Wilcoxon p and Holm-adjusted p.
 
     Of `guidegen-0.5` the difference to `synthseg` too: the same label maps in the same share of patches, but random
-    texture; its p is for this one comparison.
+    texture; its p is for this one comparison. And, of each smaller k, that to `real` of the largest k: what the cases
+    are worth in real patients.
     Also how many test cases have a contour of each organ. Runs of one setting and one set of test cases.
     """
     cases = sorted(runs[0]["cases"])
     contoured = {organ: sum(organ in runs[0]["cases"][c] for c in cases) for organ in ORGANS}
     table: dict[str, Any] = {"num_cases": len(cases), "num_contoured": contoured, "k": {}}
+    most = max(run["k"] for run in runs)
+    many = [run for run in runs if (run["k"], run["arm"]) == (most, "real")]
     for k in sorted({run["k"] for run in runs}):
         held = {a: sorted((r for r in runs if (r["k"], r["arm"]) == (k, a)), key=lambda r: r["seed"]) for a in arms}
         rows = {arm: _levels(done, cases) for arm, done in held.items() if done}
@@ -133,6 +153,8 @@ def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
                 rows[arm]["against_real"] = _against(done, held["real"], cases)
             if arm == _OURS and textured & {r["seed"] for r in done}:
                 rows[arm]["against_synthseg"] = _against(done, held["synthseg"], cases)
+            if arm == _OURS and k < most and {r["seed"] for r in many} & {r["seed"] for r in done}:
+                rows[arm]["against_most_real"] = {"k": most, **_against(done, many, cases)}
         p_values = {arm: row["against_real"]["p_wilcoxon"] for arm, row in rows.items() if "against_real" in row}
         for arm, p in holm(p_values).items():
             rows[arm]["against_real"]["p_holm"] = p

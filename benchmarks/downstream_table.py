@@ -6,6 +6,8 @@ from typing import Any
 
 from benchmarks.downstream_scores import ORGANS
 
+#: Holm-adjusted p below which a gain is printed in bold, if its interval agrees.
+_LEVEL = 0.05
 _ARMS = {
     "real": "real alone",
     "guidegen-0.25": "+ GuideGen, a quarter of the patches",
@@ -16,6 +18,7 @@ _ARMS = {
     "real-masks": "+ warped real label maps, our image stage",
     "synthseg": "+ our label maps, SynthSeg's random texture",
     "autoencoder": "+ the same CTs through our autoencoder",
+    "donors": "+ real patients of whom the generator learned",
     "synthetic": "GuideGen alone",
 }
 
@@ -38,6 +41,16 @@ def markdown(figures: dict[str, Any]) -> str:
         names = " | ".join(organ.replace("_", " ") for organ in ORGANS)
         lines += ["", f"| k | Dice gained by | {names} |", "|---|---|" + "---|" * len(ORGANS)]
         lines += [_organs(k, arm, row["against_real"]) for k, arm, row in compared]
+    if spread := [(k, arm, row["against_real"]) for k, arm, row in compared if "cases" in row["against_real"]]:
+        lines += ["", *_spread_table(spread)]
+    if worth := [(k, arm, row["against_most_real"]) for k, arm, row in compared if "against_most_real" in row]:
+        names = " | ".join(organ.replace("_", " ") for organ in ORGANS)
+        lines += [
+            "",
+            f"| k | Dice beside more real patients alone (95 %) | {names} |",
+            "|---|---|" + "---|" * len(ORGANS),
+        ]
+        lines += [_worth(*row) for row in worth]
     textured = [(k, arm, row["against_synthseg"]) for k, arm, row in compared if "against_synthseg" in row]
     if textured:
         head = "| k | Dice gained over SynthSeg's random texture on the same label maps (95 %) | seeds | p |"
@@ -50,23 +63,61 @@ def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5") -> str:
     """One row for each k: real patients alone, with an arm's cases, what that gains, and what random texture gains."""
     lines = [
         "| real patients | Dice / HD95 alone | Dice / HD95 with GuideGen | gained (95 %) | p (Holm) "
-        "| gained by SynthSeg's random texture |",
-        "|---|---|---|---|---|---|",
+        "| test patients who gain / lose | gained by SynthSeg's random texture |",
+        "|---|---|---|---|---|---|---|",
     ]
     for k, arms in figures["summary"]["k"].items():
         if compared := arms.get(arm, {}).get("against_real"):
             levels = [f"{a['mean_dice']:.3f} / {a['mean_hd95_mm']:.0f} mm" for a in (arms["real"], arms[arm])]
             texture = arms.get("synthseg", {}).get("against_real")
             seeds = "" if len(compared["seeds"]) > 1 else ", one seed"
-            cells = [k, *levels, f"**{_gained(compared)}{seeds}**", f"{compared['p_holm']:.2g}"]
+            cells = [k, *levels, f"{_bold(compared)}{seeds}", f"{compared['p_holm']:.2g}", _counts(compared)]
             lines.append(f"| {' | '.join([*cells, _gained(texture) if texture else ''])} |")
     return "\n".join(lines)
 
 
 def _gained(compared: dict[str, Any]) -> str:
     """The difference of Dice with its interval."""
-    low, high = compared["dice"]["interval_95"]
-    return f"{compared['dice']['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+    return _interval(compared["dice"])
+
+
+def _interval(held: dict[str, Any]) -> str:
+    low, high = held["interval_95"]
+    return f"{held['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _bold(compared: dict[str, Any]) -> str:
+    """The gain, in bold where both the interval and Holm's p speak for one."""
+    shown = compared["dice"]["interval_95"][0] > 0 and compared["p_holm"] < _LEVEL
+    return f"**{_gained(compared)}**" if shown else _gained(compared)
+
+
+def _counts(compared: dict[str, Any]) -> str:
+    held = compared.get("cases")
+    return f"{held['num_gaining']} / {held['num_losing']}" if held else ""
+
+
+def _spread_table(rows: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
+    """Whether a mean gain is that of most patients and organs, or of a few."""
+    left = next(name for name in rows[0][2]["without"] if " and " in name)
+    told = [
+        f"| k | Dice gained by | mean | median patient | gain / lose | without the two patients who gain most (95 %) "
+        f"| without {left} (95 %) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for k, arm, compared in rows:
+        held = compared["cases"]
+        means = [f"{compared['dice']['difference']:+.3f}", f"{held['median']:+.3f}", _counts(compared)]
+        others = [_interval(held["without_two_best"]), _interval(compared["without"][left])]
+        told.append(f"| {' | '.join([k, _ARMS[arm], *means, *others])} |")
+    return told
+
+
+def _worth(k: str, arm: str, compared: dict[str, Any]) -> str:
+    gains = [compared["organs"].get(organ, {}).get("difference") for organ in ORGANS]
+    cells = ["" if g is None else f"{g:+.3f}" for g in gains]
+    told = f"{k} {_ARMS[arm]}, beside {compared['k']} alone: {_gained(compared)}"
+    return f"| {k} | {' | '.join([told, *cells])} |"
 
 
 def _textured(k: str, arm: str, compared: dict[str, Any]) -> str:
