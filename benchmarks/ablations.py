@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.ct_quality import GOALS_HU, measure
-from benchmarks.record import save
+from benchmarks.record import IMAGE_PARTS, save, weights
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.models.slice_generator import NO_PREVIOUS, SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
@@ -159,11 +159,8 @@ def main() -> None:
                 held.write_text(json.dumps(summary(measure(pipe, shown, args.ct_steps, args.seed, told=True))))
         figures[named(part)] = json.loads(held.read_text())
         print(json.dumps(figures), flush=True)
-        save(
-            "ablations",
-            {"num": len(cases), "training_steps": args.steps, "ct_steps": args.ct_steps, "parts": figures},
-            seed=args.seed,
-        )
+        settings = {"num": len(cases), "training_steps": args.steps, "ct_steps": args.ct_steps}
+        save("ablations", {**settings, "parts": figures, **weights(args.model, IMAGE_PARTS)}, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.record import save
+from benchmarks.record import save, weights
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.metrics.reconstruction import lesion_contrasts, reconstruct, window_errors_hu
 from guidegen_data.models.autoencoder import CTAutoencoder, autoencoder_loss
@@ -101,7 +101,8 @@ def main() -> None:
         ways[f"from scratch, {name}"] = lambda c, made=made: reconstruct(made, np.asarray(c.ct_hu))  # type: ignore[misc]
     cases = [c for c in map(load_case, case_paths(args.prepared)) if c.ct_hu is not None][: args.num]
     rows = {name: measure(cases, way, anatomy.lesion_id, anatomy.spacing_mm) for name, way in ways.items()}
-    save("autoencoder_parts", {"num": len(cases), "training_steps": args.steps, "ways": rows}, seed=args.seed)
+    figures = {"num": len(cases), "training_steps": args.steps, "ways": rows, **weights("torso", ("autoencoder",))}
+    save("autoencoder_parts", figures, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.ct_quality import Comparison, own_hu
-from benchmarks.record import save
+from benchmarks.record import save, weights
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.models.hu_prior import HU_CHANNELS
 from guidegen_data.models.sampling_ct import decode_slices, sample_slices
@@ -171,7 +171,7 @@ def main() -> None:
             }
             print(json.dumps({k: v for k, v in settings.items()}), flush=True)
         figures = {"num": len(cases), "minutes": args.minutes, "steps": args.steps, "settings": settings}
-        save("slabs", figures, seed=args.seed)
+        save("slabs", {**figures, **weights("torso", ("autoencoder",))}, seed=args.seed)
 
 
 if __name__ == "__main__":
