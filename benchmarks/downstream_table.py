@@ -24,11 +24,15 @@ _ARMS = {
 
 
 def markdown(figures: dict[str, Any]) -> str:
-    """Two tables, and how many trainings are not done yet."""
+    """Arms, organs, how far a gain is that of all, and how many of the trainings asked for were not done."""
     summed = figures["summary"]["k"]
     told = f"{figures['setting'].capitalize()} setting, {figures['num_iterations']:,} iterations in every arm."
     missing = figures["num_missing"]
-    left = f" {missing} trainings of these are not done yet." if missing else ""
+    left = (
+        f" {missing} of the trainings that the command names were not done; every row tells its seeds."
+        if missing
+        else ""
+    )
     lines = [
         told + left,
         "",

@@ -324,7 +324,7 @@ def test_the_report_says_how_many_trainings_are_missing(openkbp, tmp_path, monke
     assert len(figures["scores"]["real-k5-seed0"]) == 30
     assert (tmp_path / "results" / "downstream_donor.png").stat().st_size > 10_000
     table = markdown(figures)
-    assert "900 iterations in every arm. 3 trainings of these are not done yet." in table
+    assert "900 iterations in every arm. 3 of the trainings that the command names were not done;" in table
     row = next(line for line in table.splitlines() if line.startswith("| 5 | + GuideGen, half of the patches"))
     assert "| 1 (seed 0) |" in row
     assert "| +0.050 (+0.050 to +0.050) |" in row
