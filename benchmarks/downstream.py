@@ -25,6 +25,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +168,8 @@ class Benchmark:
     def _sources(self, training: Training, real: list[Path], cell: Path) -> Sources:
         if self.args.setting == "donor":
             refuse_shipped(self.args.model)
-            sources = Sources(self.work / "shards", cell / "shards", real, Path(self.args.model), self.sizes)
-            sources.donors = lambda: donor_cases(self.openkbp, self.work / "donors")
-            return sources
+            made = partial(donor_cases, self.openkbp, self.work / "donors")
+            return Sources(self.work / "shards", cell / "shards", real, Path(self.args.model), self.sizes, made)
         model = Path(self.args.model.format(k=training.k, seed=training.seed))
         if not (model / "model_index.json").exists():
             strict_model(model, real, cell / "generator", self.args.train_recipe, self.args.train_steps)

@@ -72,13 +72,23 @@ class Sizes:
 
 
 class Sources:
-    """Shard folders of one generator and, for those made of real cases, one k and seed; what is whole is kept."""
+    """Shard folders of one generator and, for those made of real cases, one k and seed; what is whole is kept.
 
-    def __init__(self, folder: Path, real_folder: Path, real: list[Path], model: Path, sizes: Sizes) -> None:
+    `donors` gives the prepared cases of the donors; called only for the arm that needs them, and None where a generator
+    has none.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        real_folder: Path,
+        real: list[Path],
+        model: Path,
+        sizes: Sizes,
+        donors: Callable[[], list[Path]] | None = None,
+    ) -> None:
         self.folder, self.real_folder, self.real = folder, real_folder, real
-        self.model, self.sizes = model, sizes
-        #: Prepared cases of donors, which only the arm `donors` needs; asked for when they are.
-        self.donors: Callable[[], list[Path]] | None = None
+        self.model, self.sizes, self.donors = model, sizes, donors
 
     def shards(self, source: str) -> Path:
         """The whole shard folder of a source, made where it is not there yet."""
