@@ -2,8 +2,8 @@
 
 The head-neck model of the package learned from all 170 training patients of OpenKBP. Here are its weights from before
 the last part of stage 1's training, of the 130 donors alone (`benchmarks.openkbp_split`), with the image stage, which
-learned from donors alone too: 113 of them, and 17 to choose by. The model card at the image stage's commit still describes
-the image stage before it, which ended on all 170; the card of the commits that follow (d5a0b13) describes this one.
+learned from donors alone too: 113 of them, and 17 to choose by. The model card at the image stage's commit still
+describes the image stage before it, which ended on all 170; the card of the next commits (d5a0b13) describes this one.
 """
 
 from __future__ import annotations
