@@ -224,7 +224,8 @@ def from_mask(pipe: Any, prepared: TrainingCase, number: int) -> Case:
 def as_it_is(prepared: TrainingCase, number: int) -> Case:
     """A case of a real CT and its label map."""
     assert prepared.ct_hu is not None
-    return Case(f"case-{number}", prepared.ct_hu, prepared.label_map, _affine(), "", prepared.findings, {})
+    ct_hu = np.rint(prepared.ct_hu).astype(np.int16)
+    return Case(f"case-{number}", ct_hu, prepared.label_map, _affine(), "", prepared.findings, {})
 
 
 def through_autoencoder(pipe: Any, prepared: TrainingCase, number: int) -> Case:

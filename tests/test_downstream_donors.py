@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import downstream_donors, downstream_table
 from benchmarks.downstream import Benchmark, Training
-from benchmarks.downstream_arms import ARMS, Sizes, Sources, prepare_real_cases
+from benchmarks.downstream_arms import ARMS, Sizes, Sources, as_it_is, prepare_real_cases
 from benchmarks.downstream_donors import ORGAN_FILES, donor_cases
 from benchmarks.downstream_scores import ORGANS
 from benchmarks.downstream_statistics import summary
@@ -56,6 +56,11 @@ def test_a_target_volume_takes_no_voxel_of_an_organ_in_the_arms_made_of_real_pat
     sources = Sources(tmp_path, tmp_path / "of-real", real, tmp_path, Sizes(num_cases=1))
     (path,) = sources._prepared("real-masks")
     assert (load_case(path).label_map == HEAD_NECK.ids["ptv70"]).sum() == 0
+    # As the arm of the donors writes it.
+    case = as_it_is(load_case(path), 7)
+    assert (case.key, case.ct_hu.dtype) == ("case-7", np.int16)
+    np.testing.assert_allclose(case.ct_hu, load_case(path).ct_hu, atol=0.5)
+    np.testing.assert_array_equal(case.label_map, load_case(path).label_map)
 
 
 def test_donors_are_completed_by_a_network_of_donors_and_given_without_targets(tmp_path, monkeypatch) -> None:
