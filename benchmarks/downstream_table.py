@@ -6,6 +6,10 @@ from typing import Any
 
 from benchmarks.downstream_scores import ORGANS
 
+_BESIDE = {
+    "against_synthseg": "SynthSeg's random texture on the same label maps",
+    "against_donors": "as many real patients of whom the generator learned",
+}
 #: Holm-adjusted p below which a gain is printed in bold, if its interval agrees.
 _LEVEL = 0.05
 _ARMS = {
@@ -55,11 +59,10 @@ def markdown(figures: dict[str, Any]) -> str:
             "|---|---|" + "---|" * len(ORGANS),
         ]
         lines += [_worth(*row) for row in worth]
-    textured = [(k, arm, row["against_synthseg"]) for k, arm, row in compared if "against_synthseg" in row]
-    if textured:
-        head = "| k | Dice gained over SynthSeg's random texture on the same label maps (95 %) | seeds | p |"
-        lines += ["", head, "|---|---|---|---|"]
-        lines += [_textured(*row) for row in textured]
+    for other, words in _BESIDE.items():
+        if beside := [(k, arm, row[other]) for k, arm, row in compared if other in row]:
+            lines += ["", f"| k | Dice gained over {words} (95 %) | seeds | p |", "|---|---|---|---|"]
+            lines += [_beside(*row) for row in beside]
     return "\n".join(lines)
 
 
@@ -124,7 +127,7 @@ def _worth(k: str, arm: str, compared: dict[str, Any]) -> str:
     return f"| {k} | {' | '.join([told, *cells])} |"
 
 
-def _textured(k: str, arm: str, compared: dict[str, Any]) -> str:
+def _beside(k: str, arm: str, compared: dict[str, Any]) -> str:
     told = f"{_ARMS[arm].removeprefix('+ ')}: {_gained(compared)}"
     return f"| {k} | {told} | {_seeds(compared['seeds'])} | {compared['p_wilcoxon']:.2g} |"
 

@@ -151,13 +151,16 @@ def test_the_summary_compares_equal_seeds_and_counts_a_case_once() -> None:
     assert "against_real" not in rows["synthseg"]
 
 
-def test_our_arms_are_compared_with_random_texture_on_the_seeds_that_both_have() -> None:
+def test_our_arm_is_compared_with_random_texture_and_real_donors_on_the_seeds_that_both_have() -> None:
     runs = [run("real", 0, 0.0), run("synthseg", 0, 0.1), run("guidegen-0.5", 0, 0.3), run("guidegen-0.5", 1, 0.9)]
     held = summary(runs, list(ARMS))
     rows = held["k"]["5"]
     assert rows["guidegen-0.5"]["against_synthseg"]["seeds"] == [0]
     assert rows["guidegen-0.5"]["against_synthseg"]["dice"]["difference"] == pytest.approx(0.2, abs=1e-4)
     assert "against_synthseg" not in rows["real"] | rows["synthseg"]
+    assert "against_donors" not in rows["guidegen-0.5"]
+    rows = summary([*runs, run("donors", 0, 0.35)], list(ARMS))["k"]["5"]
+    assert rows["guidegen-0.5"]["against_donors"]["dice"]["difference"] == pytest.approx(-0.05, abs=1e-4)
     told = downstream_table.markdown({"setting": "donor", "num_iterations": 9, "num_missing": 0, "summary": held})
     assert "| 5 | GuideGen, half of the patches: +0.200 (+0.200 to +0.200) | 1 (seed 0) |" in told
 
