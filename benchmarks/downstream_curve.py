@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.downstream_table import ARM_NAMES
+
 
 def draw(figures: dict[str, Any], path: Path) -> None:
     """A PNG with two panels: mean Dice of each arm over k, and its difference to `real` with the 95 % interval."""
@@ -12,13 +14,15 @@ def draw(figures: dict[str, Any], path: Path) -> None:
 
     table = figures["summary"]["k"]
     arms = list(dict.fromkeys(arm for rows in table.values() for arm in rows))
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(12, 5.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for number, arm in enumerate(arms):
         ks = [k for k in table if arm in table[k]]
+        ticks = [list(table).index(k) for k in ks]
+        label = ARM_NAMES.get(arm, arm)
+        left.plot(ticks, [table[k][arm]["mean_dice"] for k in ks], "o-", color=f"C{number}", label=label)
         # A little beside each other, so that intervals can be told apart.
-        places = [list(table).index(k) + 0.06 * (number - len(arms) / 2) for k in ks]
-        left.plot(places, [table[k][arm]["mean_dice"] for k in ks], "o-", color=f"C{number}", label=arm)
+        places = [tick + 0.045 * (number - len(arms) / 2) for tick in ticks]
         compared = [(p, table[k][arm]["against_real"]["dice"]) for p, k in zip(places, ks, strict=True)
                     if "against_real" in table[k][arm]]  # fmt: skip
         if compared:
@@ -32,7 +36,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         axis.set_xlabel("real training patients k")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-    left.legend(fontsize=8)
+        axis.set_xlim(-0.5, len(table) - 0.5)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     num_cases = figures["summary"]["num_cases"]
     setting = f"{figures['setting']} setting, {figures['num_iterations']:,} iterations"
     figure.suptitle(f"OpenKBP, seven organs, {num_cases} test patients, {setting}")

@@ -12,7 +12,7 @@ _BESIDE = {
 }
 #: Holm-adjusted p below which a gain is printed in bold, if its interval agrees.
 _LEVEL = 0.05
-_ARMS = {
+ARM_NAMES = {
     "real": "real alone",
     "guidegen-0.25": "+ GuideGen, a quarter of the patches",
     "guidegen-0.5": "+ GuideGen, half of the patches",
@@ -116,24 +116,32 @@ def _spread_table(rows: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
         held = compared["cases"]
         means = [f"{compared['dice']['difference']:+.3f}", f"{held['median']:+.3f}", _counts(compared)]
         others = [_interval(held["without_two_best"]), _interval(compared["without"][left])]
-        told.append(f"| {' | '.join([k, _ARMS[arm], *means, *others])} |")
+        told.append(f"| {' | '.join([k, ARM_NAMES[arm], *means, *others])} |")
     return told
 
 
 def _worth(k: str, arm: str, compared: dict[str, Any]) -> str:
     gains = [compared["organs"].get(organ, {}).get("difference") for organ in ORGANS]
     cells = ["" if g is None else f"{g:+.3f}" for g in gains]
-    told = f"{k} {_ARMS[arm]}, beside {compared['k']} alone: {_gained(compared)}"
+    told = f"{k} {ARM_NAMES[arm]}, beside {compared['k']} alone: {_gained(compared)}"
     return f"| {k} | {' | '.join([told, *cells])} |"
 
 
 def _beside(k: str, arm: str, compared: dict[str, Any]) -> str:
-    told = f"{_ARMS[arm].removeprefix('+ ')}: {_gained(compared)}"
+    told = f"{ARM_NAMES[arm].removeprefix('+ ')}: {_gained(compared)}"
     return f"| {k} | {told} | {_seeds(compared['seeds'])} | {compared['p_wilcoxon']:.2g} |"
 
 
 def _level(k: str, arm: str, row: dict[str, Any]) -> str:
-    cells = [k, _ARMS[arm], _seeds(row["seeds"]), f"{row['mean_dice']:.3f}", f"{row['mean_hd95_mm']:.1f} mm", "", ""]
+    cells = [
+        k,
+        ARM_NAMES[arm],
+        _seeds(row["seeds"]),
+        f"{row['mean_dice']:.3f}",
+        f"{row['mean_hd95_mm']:.1f} mm",
+        "",
+        "",
+    ]
     if compared := row.get("against_real"):
         some = "" if compared["seeds"] == row["seeds"] else f", {_seeds(compared['seeds'])}"
         cells[5:] = [_gained(compared) + some, f"{compared['p_holm']:.2g}"]
@@ -146,4 +154,4 @@ def _seeds(seeds: list[int]) -> str:
 
 def _organs(k: str, arm: str, compared: dict[str, Any]) -> str:
     gains = [compared["organs"].get(organ, {}).get("difference") for organ in ORGANS]
-    return f"| {k} | {_ARMS[arm]} | {' | '.join('' if g is None else f'{g:+.3f}' for g in gains)} |"
+    return f"| {k} | {ARM_NAMES[arm]} | {' | '.join('' if g is None else f'{g:+.3f}' for g in gains)} |"
