@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.downstream_donors import ORGAN_FILES, link_cases
+from benchmarks.downstream_donors import ORGAN_FILES
 from benchmarks.downstream_scores import ORGANS
 from benchmarks.downstream_synthseg import random_texture
 from benchmarks.nnunet_route import Commands, num_whole, write_cases
+from benchmarks.openkbp_split import link_cases
 from guidegen_data import HEAD_NECK, Case, GuideGenPipeline, ShardReader
 from guidegen_data.case import Draft, centred_affine
 from guidegen_data.metrics.consistency import ABSENT_ML
@@ -231,8 +232,7 @@ def as_it_is(prepared: TrainingCase, number: int) -> Case:
 def through_autoencoder(pipe: Any, prepared: TrainingCase, number: int) -> Case:
     """A case whose CT went into our autoencoder's latents and back."""
     assert prepared.ct_hu is not None
-    ct_hu = np.rint(reconstruct(pipe.autoencoder, prepared.ct_hu)).astype(np.int16)
-    return Case(f"case-{number}", ct_hu, prepared.label_map, _affine(), "", prepared.findings, {})
+    return as_it_is(replace(prepared, ct_hu=reconstruct(pipe.autoencoder, prepared.ct_hu)), number)
 
 
 def _affine() -> np.ndarray:

@@ -6,11 +6,10 @@ learns from these patients alone; otherwise nnU-Net would learn them as backgrou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.nnunet_route import Commands
-from benchmarks.openkbp_split import DONOR_VALIDATION, pool_and_donors
+from benchmarks.openkbp_split import link_donors
 from guidegen_data.sources.prepared import case_paths
 
 #: A patient's files without the target volume: in a label map it would take the voxels of the organs under it.
@@ -24,23 +23,9 @@ def donor_cases(openkbp: Path, work: Path) -> list[Path]:
 
     The 17 donors that a generator's weights are chosen by test the network that completes, and are none of these.
     """
-    _, donors = pool_and_donors(openkbp)
-    for split, names in (("validation", donors[:DONOR_VALIDATION]), ("train", donors[DONOR_VALIDATION:])):
-        scans = [openkbp / "train" / f"{name}_ct.nii.gz" for name in names]
-        link_cases(scans, work / "source" / split, ORGAN_FILES)
+    link_donors(openkbp, work / "source", ORGAN_FILES)
     commands = Commands()
     prepared, completed = work / "cases", work / "completed"
     commands.guidegen("prepare the donors", "prepare", "nifti", work / "source", prepared, "--anatomy", "head-neck")
     commands.guidegen("complete the donors", "complete", prepared, completed, "--classes", *COMPLETED)
     return case_paths(completed / "train")
-
-
-def link_cases(scans: Sequence[Path], folder: Path, files: Sequence[str] = ("*",)) -> None:
-    """Links in `folder` to those files NAME_FILE of the patients of these CTs that match one of `files`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for ct in scans:
-        name = ct.name.removesuffix("_ct.nii.gz")
-        for file in sorted({f for pattern in files for f in ct.parent.glob(f"{name}_{pattern}")}):
-            link = folder / file.name
-            if not link.exists():
-                link.symlink_to(file.resolve())

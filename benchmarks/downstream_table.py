@@ -46,18 +46,12 @@ def markdown(figures: dict[str, Any]) -> str:
     ]
     compared = [(k, arm, row) for k, arms in summed.items() for arm, row in arms.items() if "against_real" in row]
     if compared:
-        names = " | ".join(organ.replace("_", " ") for organ in ORGANS)
-        lines += ["", f"| k | Dice gained by | {names} |", "|---|---|" + "---|" * len(ORGANS)]
-        lines += [_organs(k, arm, row["against_real"]) for k, arm, row in compared]
+        lines += _by_organ("Dice gained by")
+        lines += [_organs(k, ARM_NAMES[arm], row["against_real"]) for k, arm, row in compared]
     if spread := [(k, arm, row["against_real"]) for k, arm, row in compared if "cases" in row["against_real"]]:
         lines += ["", *_spread_table(spread)]
     if worth := [(k, arm, row["against_most_real"]) for k, arm, row in compared if "against_most_real" in row]:
-        names = " | ".join(organ.replace("_", " ") for organ in ORGANS)
-        lines += [
-            "",
-            f"| k | Dice beside more real patients alone (95 %) | {names} |",
-            "|---|---|" + "---|" * len(ORGANS),
-        ]
+        lines += _by_organ("Dice beside more real patients alone (95 %)")
         lines += [_worth(*row) for row in worth]
     for other, words in _BESIDE.items():
         if beside := [(k, arm, row[other]) for k, arm, row in compared if other in row]:
@@ -121,10 +115,7 @@ def _spread_table(rows: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
 
 
 def _worth(k: str, arm: str, compared: dict[str, Any]) -> str:
-    gains = [compared["organs"].get(organ, {}).get("difference") for organ in ORGANS]
-    cells = ["" if g is None else f"{g:+.3f}" for g in gains]
-    told = f"{k} {ARM_NAMES[arm]}, beside {compared['k']} alone: {_gained(compared)}"
-    return f"| {k} | {' | '.join([told, *cells])} |"
+    return _organs(k, f"{k} {ARM_NAMES[arm]}, beside {compared['k']} alone: {_gained(compared)}", compared)
 
 
 def _beside(k: str, arm: str, compared: dict[str, Any]) -> str:
@@ -152,6 +143,12 @@ def _seeds(seeds: list[int]) -> str:
     return str(len(seeds)) if len(seeds) > 1 else f"1 (seed {seeds[0]})"
 
 
-def _organs(k: str, arm: str, compared: dict[str, Any]) -> str:
+def _by_organ(what: str) -> list[str]:
+    """Head of a table with a column for each organ."""
+    names = " | ".join(organ.replace("_", " ") for organ in ORGANS)
+    return ["", f"| k | {what} | {names} |", "|---|---|" + "---|" * len(ORGANS)]
+
+
+def _organs(k: str, told: str, compared: dict[str, Any]) -> str:
     gains = [compared["organs"].get(organ, {}).get("difference") for organ in ORGANS]
-    return f"| {k} | {ARM_NAMES[arm]} | {' | '.join('' if g is None else f'{g:+.3f}' for g in gains)} |"
+    return f"| {k} | {told} | {' | '.join('' if g is None else f'{g:+.3f}' for g in gains)} |"

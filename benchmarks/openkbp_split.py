@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +45,22 @@ def chosen(openkbp: Path, k: int, seed: int) -> list[str]:
     return sorted(candidates[i] for i in np.random.default_rng([_SEED, seed]).permutation(len(candidates))[:k])
 
 
-def link_donors(openkbp: Path, out: Path) -> None:
-    """`out/train` and `out/validation` with links to the donors' files."""
+def link_donors(openkbp: Path, out: Path, files: Sequence[str] = ("*",)) -> None:
+    """`out/train` and `out/validation` with links to those files NAME_FILE of the donors that match one of `files`."""
     _, donors = pool_and_donors(openkbp)
-    for number, name in enumerate(donors):
-        folder = out / ("validation" if number < DONOR_VALIDATION else "train")
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted((openkbp / "train").glob(f"{name}_*")):
-            (folder / file.name).symlink_to(file.resolve())
+    for split, names in (("validation", donors[:DONOR_VALIDATION]), ("train", donors[DONOR_VALIDATION:])):
+        link_cases([openkbp / "train" / f"{name}_ct.nii.gz" for name in names], out / split, files)
+
+
+def link_cases(scans: Sequence[Path], folder: Path, files: Sequence[str] = ("*",)) -> None:
+    """Links in `folder` to those files NAME_FILE of the patients of these CTs that match one of `files`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for ct in scans:
+        name = ct.name.removesuffix("_ct.nii.gz")
+        for file in sorted({f for pattern in files for f in ct.parent.glob(f"{name}_{pattern}")}):
+            link = folder / file.name
+            if not link.exists():
+                link.symlink_to(file.resolve())
 
 
 def main() -> None:
