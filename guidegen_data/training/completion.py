@@ -22,6 +22,7 @@ from scipy import ndimage
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.anatomy_files import FILE_NAME, read_anatomy
 from guidegen_data.errors import SourceError
+from guidegen_data.models.precision import mixed_precision
 from guidegen_data.models.segmenter import Segmenter
 from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.templates import library_for
@@ -83,7 +84,7 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
 def probabilities(model: Segmenter, ct_hu: np.ndarray) -> np.ndarray:
     """Class probabilities (K, X, Y, Z) float32 of a CT (X, Y, Z) in HU."""
     device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type in ("cpu", "cuda")):
+    with mixed_precision(device):
         logits = model(torch.from_numpy(ct_hu).float()[None, None].to(device))
     return logits[0].softmax(dim=0).cpu().numpy()
 

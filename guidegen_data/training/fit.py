@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from guidegen_data.errors import ModelError
+from guidegen_data.models.precision import mixed_precision
 from guidegen_data.training.parallel import Parallel
 from guidegen_data.training.run_state import cut_log, log_line, resume, save_state
 
@@ -25,7 +26,8 @@ class FitConfig:
     """How long and how fast to train. `ema_decay` averages the weights that are saved; 0 switches the average off.
 
     A step takes `accumulate` batches of `batch_size`. The average is validated every `validate_every` steps (0: never);
-    after `patience` validations without a better total the run stops (0: it does not).
+    after `patience` validations without a better total the run stops (0: it does not). `bf16`: products in bfloat16
+    where the device has units for them, in float32 elsewhere.
     """
 
     num_steps: int = 2000
@@ -163,7 +165,7 @@ def _gradients(
         index = (number * config.accumulate + part) * parallel.num_processes + parallel.rank
         with (
             parallel.synchronised(loss_module, last=part + 1 == config.accumulate),
-            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type in ("cpu", "cuda")),
+            mixed_precision(device, config.bf16),
         ):
             losses = loss_module(index, step_generator(config.seed, index))
             if not torch.isfinite(losses["total"]):

@@ -19,7 +19,7 @@ from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder, autoencoder_loss
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler, mask_loss
-from guidegen_data.models.precision import channels_last, contiguous
+from guidegen_data.models.precision import channels_last, contiguous, mixed_precision
 from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names
@@ -260,7 +260,7 @@ def _validation(
         model.eval()
         held: dict[str, list[float]] = {}
         for index in range(_VALIDATION_BATCHES):
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and device.type in ("cpu", "cuda")):
+            with mixed_precision(device, config.bf16):
                 losses = loss_of(model, index, step_generator(SHEET_SEED, index))
             for name, value in losses.items():
                 held.setdefault(name, []).append(float(value))
