@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from guidegen_data.cli.memory import keep_freed_memory
-from guidegen_data.models.precision import mixed_precision
+from guidegen_data.models.precision import compute_dtype, mixed_precision
 
 PLANS = "nnUNetPlansSmall"
 CONFIGURATION = "3d_fullres"
@@ -130,6 +130,11 @@ def _without_mirroring(trainer: Any) -> None:
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = settle_without
 
 
+def _precision(device: torch.device) -> torch.dtype:
+    """nnU-Net's own autocast on a GPU is to float16."""
+    return torch.float16 if device.type == "cuda" else compute_dtype(device)
+
+
 def _compute_in_bfloat16(network: torch.nn.Module) -> None:
     forward = network.forward
 
@@ -185,6 +190,7 @@ def main() -> None:
     predict(trainer, job["images"], out, job["schedule"]["step_size"])
     figures = {
         "train_losses": [round(float(v), 4) for v in trainer.logger.get_value("train_losses", None)],
+        "precision": str(_precision(trainer.device)).removeprefix("torch."),
         "seconds_training": round(trained - began, 1),
         "seconds_prediction": round(time.perf_counter() - trained, 1),
     }
