@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +38,13 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def mixed_precision(device: torch.device, wanted: bool = True) -> torch.autocast:
+def mixed_precision(device: torch.device, wanted: bool = True) -> contextlib.AbstractContextManager[Any]:
     """A context in which float32 networks multiply in bfloat16, where it is wanted and the device does so natively.
 
     Elsewhere it changes nothing: a CPU without such units takes many times as long for bfloat16 as for float32.
     """
     native = compute_dtype(device) == torch.bfloat16
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and native)
+    return torch.autocast(device.type, torch.bfloat16) if wanted and native else contextlib.nullcontext()
 
 
 def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
