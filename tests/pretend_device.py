@@ -1,8 +1,8 @@
 """A device 'pretend' for machines without a GPU: computes on the CPU, and refuses what a GPU refuses.
 
 Its tensors wrap tensors of the CPU. An operation on tensors of both devices raises, as on a GPU, but for copies and
-CPU indices, and so do random numbers from a generator of the other device. Made once a process: PyTorch has one such
-device. Run as a script it does `everything` in a new folder.
+CPU indices, and so do random numbers from a generator of the other device. It has no float64, as MPS has none. Made
+once a process: PyTorch has one such device. Run as a script it does `everything` in a new folder.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class OnDevice(Tensor):
     def __new__(cls, held: Tensor) -> OnDevice:
         if isinstance(held, OnDevice):
             return held
+        if held.dtype == torch.float64:
+            raise TypeError(f"Cannot convert a tensor to float64 on {DEVICE}, which has none; neither has MPS.")
         about = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
         made = Tensor._make_wrapper_subclass(cls, held.size(), layout=held.layout, device=DEVICE, **about)
         made.held = held
@@ -131,10 +133,10 @@ def pretended() -> Iterator[None]:
 
 
 def everything(folder: Path) -> None:
-    """All stages of training on small patients, the model of them, and a case of it; SystemExit where one fails."""
-    little_patients.write_nifti(folder / "src", 6)
+    """All commands that compute, on small patients, and a case of their model; SystemExit where one fails."""
+    little_patients.write_nifti(folder / "src", 8)
     table, data, runs = folder / "src" / "anatomy.yaml", folder / "out", folder / "runs"
-    _guidegen("prepare", "nifti", folder / "src", data, "--anatomy", table, "--validation-share", "0.34")
+    _guidegen("prepare", "nifti", folder / "src", data, "--anatomy", table, "--validation-share", "0.25")
     autoencoder, parts = ("--autoencoder", runs / "autoencoder"), ("--tissue", runs / "tissue")
     with pretended():
         for stage, more in {
@@ -146,11 +148,13 @@ def everything(folder: Path) -> None:
             "detail": ("--classes", "liver"),
         }.items():
             _guidegen("train", stage, data, runs / stage, *more, *_SHORT)
+        _guidegen("complete", data, folder / "completed", "--classes", "spleen", "--num-steps", 2, "--device", NAME)
     stages = (runs / "masks", runs / "slices", folder / "model", "--decoder", runs / "decoder")
     _guidegen("export", *stages, "--detail", runs / "detail", "--anatomy", table)
     with pretended():
         pipe = GuideGenPipeline.from_pretrained(folder / "model", device=NAME)
         case = pipe("Liver enlarged with a 30 mm lesion. Spleen absent.")[0]
+        _guidegen("evaluate", folder / "model", data, "--num", 2, "--out", folder / "evaluation", "--device", NAME)
     assert next(pipe.detail_network.parameters()).device == DEVICE
     assert case.ct_hu.shape == case.label_map.shape == (32, 32, 32)
 

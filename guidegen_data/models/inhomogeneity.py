@@ -142,7 +142,7 @@ class _Organ:
     def slow(self, hu: Tensor) -> tuple[Tensor, float]:
         """The core's local mean less its median, over the box, and its standard deviation in the core."""
         mean = _blurred(self._bounded_difference(hu), self._widths) / self._weight
-        return mean, float(mean[self.core].double().std())
+        return mean, float(mean[self.core].cpu().double().std())
 
     def along(self, hu: Tensor) -> tuple[Tensor, float]:
         """The core's mean along the body (z,), over the slices of the box, less that of the whole core, and its
@@ -154,7 +154,7 @@ class _Organ:
         share = self._core_in_slice / self._core_in_slice.sum()
         mean = mean - (mean * share).sum()
         at = torch.arange(len(mean), device=mean.device).clamp(held[0], held[-1])
-        return mean[at], float((mean.double().square() * share).sum().sqrt())
+        return mean[at], float((mean.cpu().double().square() * share.cpu()).sum().sqrt())
 
     def _bounded_difference(self, hu: Tensor) -> Tensor:
         """What the core's HU differ from their median by, other tissue bounded; 0 outside."""

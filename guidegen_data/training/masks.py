@@ -101,9 +101,9 @@ class MaskData:
         A lesion holds one voxel in three thousand: with milder weights it has no part in the gradient and is never
         learned. The beliefs stay calibrated all the same, see `mask_loss`.
         """
-        counts = torch.bincount(self.labels.flatten().long(), minlength=self.num_classes).double()
+        counts = torch.bincount(self.labels.flatten().long(), minlength=self.num_classes).cpu().double()
         frequency = (counts / counts.sum()).clamp(min=1e-7)
-        return (1 / (frequency * self.num_classes)).pow(0.75).clamp(0.3, 60).float()
+        return (1 / (frequency * self.num_classes)).pow(0.75).clamp(0.3, 60).float().to(self.labels.device)
 
     def batch(
         self, batch_size: int, generator: torch.Generator, layouts: LayoutInput | None = None
