@@ -176,13 +176,17 @@ class Benchmark:
         return Sources(cell / "shards", cell / "shards", real, model, self.sizes)
 
     def report(self, wanted: list[Training]) -> None:
-        """Writes results/downstream_SETTING.json and the curve; SystemExit when nothing is done yet."""
+        """Writes results/downstream_SETTING.json and the curve; SystemExit when nothing is done yet.
+
+        A result of trainings in float32 alone, as on a CPU without units for bfloat16, has a file of its own.
+        """
         runs = self.done(wanted)
         if not runs:
             sys.exit(f"none of the {len(wanted)} trainings is done in {self.work}; run without --report first.")
         figures = {
             **self.settings,
             "num_iterations": self.schedule.num_iterations,
+            "precisions": sorted({run.get("precision", "not told") for run in runs}),
             "num_bootstrap_draws": NUM_DRAWS,
             "num_missing": len(wanted) - len(runs),
             "generated": {f.parent.name: facts(f.parent) for f in sorted(self.work.glob("shards/*/manifest.jsonl"))},
@@ -194,6 +198,7 @@ class Benchmark:
         name += "" if self.settings["test"] == "validation" else f"_{self.settings['test']}"
         if not self.args.quick and self.schedule != Schedule():
             name += f"_{self.schedule.num_iterations}"
+        name += "_float32" if figures["precisions"] == ["float32"] else ""
         name += "_quick" if self.args.quick else ""
         save(name, figures)
         draw(figures, RESULTS / f"{name}.png")

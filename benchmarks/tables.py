@@ -188,6 +188,9 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "downstream_strict_2400": downstream_table.markdown,
         "downstream_strict": downstream_table.markdown,
     },
+    "The same in float32, on a CPU without units for bfloat16": {
+        "downstream_donor_2400_float32": downstream_table.markdown,
+    },
     "The same with the image stage before this one, trained on CPUs": {
         "downstream_donor_2400_earlier": downstream_table.markdown,
     },
@@ -196,9 +199,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
     },
     "Time and memory": {
         "throughput": _throughput,
-        "throughput_before_tissues": _throughput_when(
-            "before slices were told of tissues, in a faster hour of the host"
-        ),
+        "throughput_before_tissues": _throughput_when("before slices were told of tissues, in a faster hour"),
         "throughput_epyc": _throughput_when("while slices started two steps after the one below, not one"),
         "maisi": of.maisi,
         "mask_networks": _mask_networks,

@@ -360,7 +360,7 @@ def test_a_result_is_gone_on_from_on_another_machine(openkbp, tmp_path, monkeypa
         there.restore(result)
 
 
-def test_a_longer_schedule_is_another_result_in_another_folder(openkbp, tmp_path, monkeypatch) -> None:
+def test_a_longer_schedule_or_float32_alone_is_another_result(openkbp, tmp_path, monkeypatch) -> None:
     for module in (downstream, record):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     benchmark(openkbp, tmp_path / "work").claim()
@@ -373,6 +373,14 @@ def test_a_longer_schedule_is_another_result_in_another_folder(openkbp, tmp_path
     longer.run_file(wanted[0]).write_text(json.dumps(run("real", 0, 0.0)))
     longer.report(wanted)
     assert [p.name for p in sorted((tmp_path / "results").glob("*.json"))] == ["downstream_donor_2400.json"]
+    other = trainings(["real"], [5], [1])
+    exact = {**run("real", 1, 0.0), "precision": "float32"}
+    longer.run_file(other[0]).write_text(json.dumps(exact))
+    for asked, precisions in ((other, "_float32"), (wanted + other, "")):
+        longer.report(asked)
+        result = json.loads((tmp_path / "results" / f"downstream_donor_2400{precisions}.json").read_text())["figures"]
+        assert len(result["trainings"]) == len(asked)
+        assert ("in float32" in markdown(result)) == bool(precisions)
     for wrong in (0, 920):
         with pytest.raises(SystemExit, match="multiple of 50"):
             schedule_of(wrong)
