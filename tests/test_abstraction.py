@@ -435,6 +435,8 @@ _HANGS_S = 5.0
 )
 @example(["24", "mm"])
 @example(["no"])
+@example(["big"])
+@example(["pv"])
 @example(["mass"])
 @example(["2", "x"])
 @example(["a", "2", "cm", "mass", "in", "the", "liver", ","])

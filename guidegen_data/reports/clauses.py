@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from guidegen_data.reports.lexicon import Item, Lexicon
 from guidegen_data.reports.sections import Sentence
@@ -39,6 +40,11 @@ class Clause:
     section: str
     items: list[Item]
     flags: list[set[str]]
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of every item, to search in."""
+        return tuple(item.kind for item in self.items)
 
     def quote(self, first: int, last: int) -> str:
         """The text from item `first` to item `last`, both included."""

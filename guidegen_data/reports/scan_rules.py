@@ -81,7 +81,7 @@ class ScanClaims:
         """'portal hypertension', 'native kidney': a word of a phase that is said of something else than a scan."""
         if clause.items[i].text not in self.lexicon.loose_phases:
             return False
-        scan = clause.section in ("exam", "technique") or any(item.kind == "ct" for item in clause.items)
+        scan = clause.section in ("exam", "technique") or "ct" in clause.kinds
         return not scan or clause.kind(i + 1) in ("word", "place", *HEADS)
 
     def phase(self) -> str:

@@ -114,7 +114,7 @@ def _worded(clause: Clause, i: int, context: tuple[Place, ...]) -> StatusMention
         quote = clause.quote(min(i, *targets), max(i, *targets))
         places = tuple(_with_organ(clause, t, context) for t in targets)
         return StatusMention(places, status, quote, doubt)
-    own = any(item.kind == "place" or item.kind in HEADS for item in clause.items)
+    own = not {"place", *HEADS}.isdisjoint(clause.kinds)
     if context and not own and clause.kind(i + 1) not in _SIZED_NOUN:
         return StatusMention(context, status, clause.text, doubt)
     return None
@@ -152,6 +152,8 @@ def _beside(clause: Clause, i: int, near: bool) -> tuple[int, ...]:
     """'the spleen is enlarged': the nearest place before; `near` wants nothing but verbs and adverbs between."""
     following = clause.kind(i + 1)
     if following in _SIZED_NOUN or (clause.items[i].text in _SIZE_WORDS and following == "word"):
+        return ()
+    if "place" not in clause.kinds[:i]:
         return ()
     between = ("verb", "word", "punct", "status", "negation", "uncertain", "det") if near else ()
     verbs = colons = 0
