@@ -135,15 +135,15 @@ def _precision(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else compute_dtype(device)
 
 
-def _compute_in_bfloat16(network: torch.nn.Module) -> None:
+def _compute_in_mixed_precision(network: torch.nn.Module) -> None:
     forward = network.forward
 
-    def in_bfloat16(x: torch.Tensor) -> Any:
+    def mixed(x: torch.Tensor) -> Any:
         with mixed_precision(torch.device("cpu")):
             outputs = forward(x.contiguous(memory_format=torch.channels_last_3d))
         return [o.float() for o in outputs] if isinstance(outputs, list | tuple) else outputs.float()
 
-    network.forward = in_bfloat16
+    network.forward = mixed
 
 
 def predict(trainer: Any, images: dict[str, str], out: Path, step_size: float) -> None:
@@ -184,7 +184,7 @@ def main() -> None:
     trainer.initialize()
     if trainer.device.type == "cpu":
         trainer.network.to(memory_format=torch.channels_last_3d)
-        _compute_in_bfloat16(trainer.network)
+        _compute_in_mixed_precision(trainer.network)
     trainer.run_training()
     trained = time.perf_counter()
     predict(trainer, job["images"], out, job["schedule"]["step_size"])

@@ -21,6 +21,7 @@ from guidegen_data.anatomy import TORSO
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.diffusion.categorical import CategoricalScheduler, one_hot
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler, mask_loss
+from guidegen_data.models.precision import compute_dtype, mixed_precision
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names
 from guidegen_data.training.masks import MaskData, load_mask_data
@@ -59,9 +60,10 @@ class MonaiSampler(nn.Module):
 
 def forward_ms(model: nn.Module) -> float:
     """Milliseconds of one bf16 forward pass at 64^3, batch 1."""
-    labels, tokens = torch.randint(21, (1, 64, 64, 64)), torch.randn(1, 96, 384, dtype=torch.bfloat16)
+    dtype = compute_dtype(torch.device("cpu"))
+    labels, tokens = torch.randint(21, (1, 64, 64, 64)), torch.randn(1, 96, 384, dtype=dtype)
     condition = MaskCondition(tokens, torch.zeros(1, len(FIELDS)), torch.zeros(1, 64, 64, 64))
-    model = model.to(torch.bfloat16).eval()
+    model = model.to(dtype).eval()
     with torch.inference_mode():
         model(labels, torch.ones(1), torch.full((1,), 0.1), condition)
         began = time.perf_counter()
@@ -71,7 +73,7 @@ def forward_ms(model: nn.Module) -> float:
 
 
 def train(make: Callable[[], nn.Module], data: MaskData, seconds: float) -> dict[str, float]:
-    """Steps and mean loss of the last ten after training for so long; batch 2, AdamW, bf16 autocast."""
+    """Steps and mean loss of the last ten after training for so long; batch 2, AdamW, mixed precision."""
     torch.manual_seed(0)
     model, process = make(), CategoricalScheduler().process
     optimizer, weight = torch.optim.AdamW(model.parameters(), lr=8e-4), data.class_weight()
@@ -80,7 +82,7 @@ def train(make: Callable[[], nn.Module], data: MaskData, seconds: float) -> dict
     while time.perf_counter() - began < seconds:
         generator = torch.Generator().manual_seed(len(losses))
         labels, condition = data.batch(2, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision(torch.device("cpu")):
             loss = mask_loss(model, process, labels, condition, weight, generator)["total"]
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

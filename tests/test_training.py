@@ -286,6 +286,8 @@ def test_costs_count_what_the_network_has(prepared) -> None:
     assert twice.operations == cost.operations > 1e8
     own = 20 * cost.parameters / 2**30
     assert twice.memory_gib - own == pytest.approx(2 * (cost.memory_gib - own))
+    wide = stage_cost("masks", recipe, TORSO, native_bf16=False)
+    assert wide.memory_gib - own == pytest.approx(2 * (cost.memory_gib - own))
 
 
 def test_latents_are_means_encoded_once(prepared, whole, tmp_path, monkeypatch) -> None:

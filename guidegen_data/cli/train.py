@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from
     from guidegen_data.cli.memory import keep_freed_memory
+    from guidegen_data.models.precision import choose_device, compute_dtype
     from guidegen_data.training.costs import recipe_table, stage_cost
     from guidegen_data.training.recipes import recipe_named
 
@@ -119,7 +120,8 @@ def run(args: argparse.Namespace) -> int:
     stage = recipe_named(args.recipe).stage(args.stage)
     stage = replace(stage, fit=replace(stage.fit, **_fit_choices(args, stage.fit)))
     if not args.init:
-        print(f"{args.recipe}, {args.stage}: {stage_cost(args.stage, stage, anatomy).line()}", file=sys.stderr)
+        native = compute_dtype(choose_device(args.device)) == torch.bfloat16
+        print(f"{args.recipe}, {args.stage}: {stage_cost(args.stage, stage, anatomy, native).line()}", file=sys.stderr)
     last = None
     bar = tqdm(total=stage.fit.num_steps, desc=args.stage, unit="step", disable=None)
     with bar, _Board(args.run, args.tensorboard) as board:

@@ -41,8 +41,10 @@ class Cost:
         )
 
 
-def stage_cost(stage: str, recipe: StageRecipe, anatomy: Anatomy) -> Cost:
-    """The cost of a stage of a recipe for an anatomy; nothing is allocated."""
+def stage_cost(stage: str, recipe: StageRecipe, anatomy: Anatomy, native_bf16: bool = True) -> Cost:
+    """The cost of a stage of a recipe for an anatomy, on a device with units for bfloat16 or without; nothing is
+    allocated.
+    """
     with torch.device("meta"):
         model, run = _network(stage, recipe, anatomy)
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -61,7 +63,7 @@ def stage_cost(stage: str, recipe: StageRecipe, anatomy: Anatomy) -> Cost:
             with counter:
                 run()
     parameters = sum(p.numel() for p in model.parameters())
-    width = 0.5 if recipe.fit.bf16 else 1.0
+    width = 0.5 if recipe.fit.bf16 and native_bf16 else 1.0
     memory = parameters * _BYTES + recipe.fit.batch_size * sum(saved.values()) * width
     return Cost(parameters, memory / 2**30, _PASSES * float(counter.get_total_flops()))
 
