@@ -14,7 +14,8 @@ Every training leaves DIR/runs/ARM-kK-seedS.json; the same command goes on with 
 RESULT.json trainings that a result with the same settings holds are not done again on another machine (of the other
 setting: those on real patients alone, which are the same). Figures are
 drawn from what is there, with the number of what is not (--report: nothing is trained). An organ that a test patient
-has no contour of is left out of that patient's score.
+has no contour of is left out of that patient's score. Slices that were not imaged (`benchmarks.openkbp_imaged`) are
+taken out of all patients first, into DIR/imaged.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from benchmarks.downstream_curve import draw
 from benchmarks.downstream_donors import donor_cases
 from benchmarks.downstream_generators import refuse_leak, refuse_shipped, strict_model
 from benchmarks.downstream_scores import packed, score_folder, unpacked
-from benchmarks.downstream_segmenter import Schedule
+from benchmarks.downstream_segmenter import Schedule, precision_here
 from benchmarks.downstream_statistics import NUM_DRAWS, summary
 from benchmarks.downstream_train import Segmenter
 from benchmarks.nnunet_route import num_whole
+from benchmarks.openkbp_imaged import clear_all, clear_folder
 from benchmarks.openkbp_split import chosen, pool_and_donors
 from benchmarks.record import RESULTS, save
+from guidegen_data.models.folder import fingerprint_of
 
 _QUICK = Schedule(num_epochs=3, num_iterations_per_epoch=10)
 _QUICK_SIZES = Sizes(num_cases=8, num_fixed=4)
@@ -67,6 +70,11 @@ def schedule_of(iterations: int) -> Schedule:
     return replace(Schedule(), num_epochs=epochs)
 
 
+def precision_of(run: dict[str, Any]) -> str:
+    """'bfloat16' or 'float32' of a training; those of before it was told ran in bfloat16."""
+    return str(run.get("precision", "bfloat16"))
+
+
 def trainings(arms: list[str], ks: list[int], seeds: list[int]) -> list[Training]:
     """All cells: every arm of one seed before the next seed, so that what is there early can be compared."""
     return [Training(arm, k, seed) for k in ks for seed in seeds for arm in arms]
@@ -76,7 +84,7 @@ class Benchmark:
     """The files of a benchmark under one folder."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.work, self.openkbp = args, args.work, args.openkbp
+        self.args, self.work, self.openkbp = args, args.work, args.work / "imaged"
         test = args.test or args.openkbp / "validation"
         found = sorted(test.glob("*_ct.nii.gz"))[: _QUICK_TESTED if args.quick else None]
         self.test = {ct.name.removesuffix("_ct.nii.gz"): ct for ct in found}
@@ -90,6 +98,7 @@ class Benchmark:
             "schedule": asdict(self.schedule),
             "num_cases_a_source": self.sizes.num_cases,
             "num_cases_fixed": self.sizes.num_fixed,
+            "slices": "imaged",
             "test": test.name,
             "test_patients": sorted(self.test),
         }
@@ -103,11 +112,20 @@ class Benchmark:
         self.work.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(ours, indent=1))
 
+    def clear(self) -> None:
+        """Takes what was not imaged out of all patients, the test patients too; what is done is not done again."""
+        clear_all(self.args.openkbp, self.openkbp)
+        folder = self.openkbp / "validation"
+        if self.args.test:
+            folder = clear_folder(self.args.test, self.work / "imaged-test")
+        self.test = {name: folder / ct.name for name, ct in self.test.items()}
+
     def restore(self, result: Path) -> int:
         """Takes over the trainings of a result that this folder lacks, and says how many.
 
-        Of the other setting, donor or strict, only those that use no generator. SystemExit for a result of other
-        settings beside, or one that holds no scores of single organs.
+        Of the other setting, donor or strict, only those that use no generator; of another generator than --model,
+        where that is here, neither. SystemExit for a result of other settings beside, of another precision than what
+        is here, or one that holds no scores of single organs.
         """
         held = json.loads(result.read_text())["figures"]
         ours = json.loads(json.dumps(self.settings))
@@ -119,11 +137,27 @@ class Benchmark:
         taken = 0
         for run in held["trainings"]:
             training = Training(run["arm"], run["k"], run["seed"])
-            taken_over = not other or ARMS[run["arm"]].source is None
+            taken_over = ARMS[run["arm"]].source is None or (not other and self._same_generator(run))
             if taken_over and not self.run_file(training).exists():
+                self._refuse_other_precision(precision_of(run))
                 self._keep(training, {**run, "cases": unpacked(held["scores"][training.name])})
                 taken += 1
         return taken
+
+    def _same_generator(self, run: dict[str, Any]) -> bool:
+        """Whether a run's cases are those of --model; also where that is not here, or is a template of many."""
+        if self.args.setting == "strict" or not (Path(self.args.model) / "model_index.json").exists():
+            return True
+        return bool(run.get("model_sha256") == fingerprint_of(Path(self.args.model)))
+
+    def _refuse_other_precision(self, precision: str) -> None:
+        """SystemExit where a training here was done in another precision: the arms would not compare."""
+        for path in sorted((self.work / "runs").glob("*.json")):
+            if (held := precision_of(json.loads(path.read_text()))) != precision:
+                sys.exit(
+                    f"{path.stem} in {self.work} was trained in {held}, which does not compare with {precision}; "
+                    "give another --work for what is trained on this machine."
+                )
 
     def run_file(self, training: Training) -> Path:
         """Where the scores of a training are, once it is done."""
@@ -136,6 +170,7 @@ class Benchmark:
     def do(self, training: Training) -> None:
         """Trains, predicts and scores; a training that is done is not done again."""
         if not self.run_file(training).exists():
+            self._refuse_other_precision(precision_here())
             self._keep(training, self._train(training))
 
     def _keep(self, training: Training, figures: dict[str, Any]) -> None:
@@ -186,7 +221,7 @@ class Benchmark:
         figures = {
             **self.settings,
             "num_iterations": self.schedule.num_iterations,
-            "precisions": sorted({run.get("precision", "not told") for run in runs}),
+            "precisions": sorted({precision_of(run) for run in runs}),
             "num_bootstrap_draws": NUM_DRAWS,
             "num_missing": len(wanted) - len(runs),
             "generated": {f.parent.name: facts(f.parent) for f in sorted(self.work.glob("shards/*/manifest.jsonl"))},
@@ -198,6 +233,7 @@ class Benchmark:
         name += "" if self.settings["test"] == "validation" else f"_{self.settings['test']}"
         if not self.args.quick and self.schedule != Schedule():
             name += f"_{self.schedule.num_iterations}"
+        name += "_imaged"
         name += "_float32" if figures["precisions"] == ["float32"] else ""
         name += "_quick" if self.args.quick else ""
         save(name, figures)
@@ -244,6 +280,7 @@ def main() -> None:
         print(f"{benchmark.restore(args.known)} trainings taken over from {args.known}")
     wanted = trainings(list(arms_named(args.arms)), args.k, args.seeds)
     if not args.report:
+        benchmark.clear()
         for training in progress(wanted):
             benchmark.do(training)
     benchmark.report(wanted)

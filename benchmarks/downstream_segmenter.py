@@ -130,9 +130,14 @@ def _without_mirroring(trainer: Any) -> None:
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = settle_without
 
 
-def _precision(device: torch.device) -> torch.dtype:
+def precision_here() -> str:
+    """'bfloat16', 'float16' or 'float32': what a training on this machine multiplies in."""
+    return _precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _precision(device: torch.device) -> str:
     """nnU-Net's own autocast on a GPU is to float16."""
-    return torch.float16 if device.type == "cuda" else compute_dtype(device)
+    return str(torch.float16 if device.type == "cuda" else compute_dtype(device)).removeprefix("torch.")
 
 
 def _compute_in_mixed_precision(network: torch.nn.Module) -> None:
@@ -190,7 +195,7 @@ def main() -> None:
     predict(trainer, job["images"], out, job["schedule"]["step_size"])
     figures = {
         "train_losses": [round(float(v), 4) for v in trainer.logger.get_value("train_losses", None)],
-        "precision": str(_precision(trainer.device)).removeprefix("torch."),
+        "precision": _precision(trainer.device),
         "seconds_training": round(trained - began, 1),
         "seconds_prediction": round(time.perf_counter() - trained, 1),
     }

@@ -290,6 +290,7 @@ def test_a_training_that_is_done_is_not_done_again_and_one_that_broke_off_is(ope
         return run(training.arm, training.seed, 0.1)
 
     monkeypatch.setattr(Benchmark, "_train", train)
+    monkeypatch.setattr(downstream, "precision_here", lambda: "bfloat16")
     wanted = trainings(["real", "synthseg"], [5], [0])
     bench.do(wanted[0])
     with pytest.raises(KeyboardInterrupt):
@@ -322,10 +323,10 @@ def test_the_report_says_how_many_trainings_are_missing(openkbp, tmp_path, monke
         bench.run_file(training).write_text(json.dumps(run(training.arm, 0, gain, k=training.k)))
     bench.report(wanted)
     assert "3 trainings done, 3 missing" in capsys.readouterr().out
-    figures = json.loads((tmp_path / "results" / "downstream_donor.json").read_text())["figures"]
+    figures = json.loads((tmp_path / "results" / "downstream_donor_imaged.json").read_text())["figures"]
     assert figures["num_missing"] == 3
     assert len(figures["scores"]["real-k5-seed0"]) == 30
-    assert (tmp_path / "results" / "downstream_donor.png").stat().st_size > 10_000
+    assert (tmp_path / "results" / "downstream_donor_imaged.png").stat().st_size > 10_000
     table = markdown(figures)
     assert "900 iterations in every arm. 3 of the trainings that the command names were not done;" in table
     row = next(line for line in table.splitlines() if line.startswith("| 5 | + GuideGen, half of the patches"))
@@ -344,7 +345,7 @@ def test_a_result_is_gone_on_from_on_another_machine(openkbp, tmp_path, monkeypa
         told["cases"]["pt_1"]["mandible"]["hd95_mm"] = None
         here.run_file(training).write_text(json.dumps(told))
     here.report(wanted)
-    result = tmp_path / "results" / "downstream_donor.json"
+    result = tmp_path / "results" / "downstream_donor_imaged.json"
     assert there.restore(result) == 3
     assert there.done(wanted) == here.done(wanted)
     assert there.restore(result) == 0
@@ -372,18 +373,75 @@ def test_a_longer_schedule_or_float32_alone_is_another_result(openkbp, tmp_path,
     longer.run_file(wanted[0]).parent.mkdir()
     longer.run_file(wanted[0]).write_text(json.dumps(run("real", 0, 0.0)))
     longer.report(wanted)
-    assert [p.name for p in sorted((tmp_path / "results").glob("*.json"))] == ["downstream_donor_2400.json"]
+    assert [p.name for p in sorted((tmp_path / "results").glob("*.json"))] == ["downstream_donor_2400_imaged.json"]
     other = trainings(["real"], [5], [1])
     exact = {**run("real", 1, 0.0), "precision": "float32"}
     longer.run_file(other[0]).write_text(json.dumps(exact))
-    for asked, precisions in ((other, "_float32"), (wanted + other, "")):
+    for asked, precisions in ((other, "_float32"), (wanted, "")):
         longer.report(asked)
-        result = json.loads((tmp_path / "results" / f"downstream_donor_2400{precisions}.json").read_text())["figures"]
+        result = tmp_path / "results" / f"downstream_donor_2400_imaged{precisions}.json"
+        result = json.loads(result.read_text())["figures"]
         assert len(result["trainings"]) == len(asked)
         assert ("in float32" in markdown(result)) == bool(precisions)
     for wrong in (0, 920):
         with pytest.raises(SystemExit, match="multiple of 50"):
             schedule_of(wrong)
+
+
+def test_a_folder_holds_trainings_of_one_precision_and_a_result_gives_those_of_one_generator(
+    openkbp, tmp_path, monkeypatch
+) -> None:
+    for module in (downstream, record):
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model_index.json").write_text("{}")
+    monkeypatch.setattr(downstream, "fingerprint_of", lambda folder: f"sha of {folder.name}")
+    wanted = trainings(["real", "guidegen-0.5", "synthseg"], [5], [0])
+    here = benchmark(openkbp, tmp_path / "here")
+    here.run_file(wanted[0]).parent.mkdir(parents=True)
+    for training, sha in zip(wanted, (None, "sha of another", "sha of model"), strict=True):
+        told = run(training.arm, 0, 0.0) | {"model_sha256": sha, "precision": "float32"}
+        here.run_file(training).write_text(json.dumps(told))
+    here.report(wanted)
+    result = tmp_path / "results" / "downstream_donor_imaged_float32.json"
+    there = benchmark(openkbp, tmp_path / "there", model=str(model))
+    assert there.restore(result) == 2
+    assert [done["arm"] for done in there.done(wanted)] == ["real", "synthseg"]
+    monkeypatch.setattr(downstream, "precision_here", lambda: "bfloat16")
+    monkeypatch.setattr(Benchmark, "_train", lambda self, training: run(training.arm, 0, 0.0))
+    with pytest.raises(SystemExit, match="float32, which does not compare with bfloat16"):
+        there.do(wanted[1])
+    elsewhere = benchmark(openkbp, tmp_path / "elsewhere")
+    elsewhere.do(wanted[0])
+    with pytest.raises(SystemExit, match="bfloat16, which does not compare with float32"):
+        elsewhere.restore(result)
+
+
+def test_test_patients_and_real_cases_lose_the_slices_that_were_not_imaged(tmp_path) -> None:
+    folder = tmp_path / "openkbp"
+    for split in ("train", "validation"):
+        (folder / split).mkdir(parents=True)
+        labels = np.zeros((24, 24, 24), np.uint8)
+        labels[11:13, 11:13] = ORGANS["spinal cord"]
+        labels[5:19, 5:19, 8:20] = np.maximum(labels[5:19, 5:19, 8:20], ORGANS["brainstem"])
+        ct = np.where(labels > 0, 40, -1024).astype(np.int16)
+        for what, array in (("ct", ct), ("label", labels)):
+            image = nib.Nifti1Image(array, np.diag([6.0, 6.0, 3.0, 1.0]))
+            nib.save(image, folder / split / f"pt_{1 + (split == 'train')}_{what}.nii.gz")
+    (folder / "index.csv").write_text("patient,split,organs\n")
+    bench = benchmark(folder, tmp_path / "work")
+    bench.claim()
+    bench.clear()
+    bench.clear()
+    for path in (bench.test["pt_1"], bench.openkbp / "train" / "pt_2_ct.nii.gz"):
+        assert path.is_relative_to(tmp_path / "work")
+        for what, empty in (("ct", -1024), ("label", 0)):
+            held = np.asarray(nib.load(str(path).replace("_ct.", f"_{what}.")).dataobj)
+            assert (held[:, :, :8] == empty).all()
+            assert (held[:, :, 20:] == empty).all()
+            assert (held[12, 12, 8:20] != empty).all()
+    assert (bench.openkbp / "index.csv").read_text() == "patient,split,organs\n"
 
 
 def test_predictions_are_scored_in_mm_against_the_contours_beside_the_ct(openkbp, tmp_path) -> None:

@@ -2,6 +2,9 @@
 
 `provided-data/<split>-pats/pt_N/` holds `ct.csv` (flat C-order index, HU + 1024), one CSV of indices a structure and
 `voxel_dimensions.csv` in mm. The array axes are y (front to back), x (right to left), z (head to feet).
+
+In half of the patients the CT was cut away above and below the treated region, but for a thin rim around the contours:
+an image that shows the contour and nothing else. Those slices are no CT, and are taken out with their contours.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.case import check_hu
@@ -19,6 +23,9 @@ from guidegen_data.sources.volumes import Volume
 _SHAPE = (128, 128, 128)
 #: Files of a patient that are no structures.
 _OTHER = {"ct", "dose", "voxel_dimensions", "possible_dose_mask"}
+_AIR_HU = -1024.0
+#: What a slice of a body shows at least; a neck has 80 cm2, the rim around contours alone is mostly under 30.
+_IMAGED_CM2 = 50.0
 
 
 def find_openkbp(src: Path) -> list[SourceCase]:
@@ -43,8 +50,8 @@ def read_openkbp(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> Lab
     """One patient on an RAS+ grid. SourceError for a file that is missing or damaged, or values that are no HU."""
     spacing = _spacing(case.ct.with_name("voxel_dimensions.csv"))
     index, stored = _read(case.ct, columns=2)
-    ct = np.full(np.prod(_SHAPE), -1024, np.float32)
-    ct[index.astype(np.int64)] = stored - 1024
+    ct = np.full(np.prod(_SHAPE), _AIR_HU, np.float32)
+    ct[index.astype(np.int64)] = stored + _AIR_HU
     ct = _ras(ct)
     try:
         check_hu(ct, str(case.ct))
@@ -59,7 +66,33 @@ def read_openkbp(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> Lab
             labels[read_structure(path)] = value
     if not labels.any():
         raise SourceError(f"{case.name} holds no structure of the {anatomy.name} table.")
-    return Labelled(Volume(np.clip(ct, -1024, 3071), spacing), labels, tuple(unmapped))
+    ct, labels = only_imaged(np.clip(ct, _AIR_HU, 3071), labels, spacing)
+    if not labels.any():
+        raise SourceError(f"{case.name} shows no body where its structures are: the CT was cut down to them.")
+    return Labelled(Volume(ct, spacing), labels, tuple(unmapped))
+
+
+def imaged_slices(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> slice:
+    """The axial slices of a CT (X, Y, Z) in HU that show a body and not contours alone: the longest run of them.
+
+    An empty slice where none does.
+    """
+    area_cm2 = (ct_hu > _AIR_HU + 24).sum(axis=(0, 1)) * spacing_mm[0] * spacing_mm[1] / 100
+    runs, count = ndimage.label(area_cm2 >= _IMAGED_CM2)
+    if not count:
+        return slice(0, 0)
+    longest = np.flatnonzero(runs == np.bincount(runs)[1:].argmax() + 1)
+    return slice(int(longest[0]), int(longest[-1]) + 1)
+
+
+def only_imaged(
+    ct_hu: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """CT and labels (X, Y, Z) with air and background in slices that were not imaged; done twice, it is the same."""
+    shown = imaged_slices(ct_hu, spacing_mm)
+    ct, kept = np.full_like(ct_hu, _AIR_HU), np.zeros_like(labels)
+    ct[:, :, shown], kept[:, :, shown] = ct_hu[:, :, shown], labels[:, :, shown]
+    return ct, kept
 
 
 def read_structure(path: Path) -> np.ndarray:

@@ -1,0 +1,92 @@
+"""Slices of OpenKBP in which the CT was cut down to the contours are no CT, and are taken out with their labels."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.downstream_scans import by_scan, two_way_interval
+from benchmarks.downstream_scores import packed
+from benchmarks.openkbp_imaged import cut_shares, is_cut
+from guidegen_data.sources.openkbp import imaged_slices, only_imaged
+
+SPACING = (4.0, 4.0, 3.0)
+
+
+def scan(first: int, last: int, size: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """A neck of 100 cm2 in slices first..last-1; the cord and a rim of one voxel around it show in every slice."""
+    ct = np.full((size, size, size), -1024, np.float32)
+    labels = np.zeros(ct.shape, np.uint8)
+    ct[18:23, 18:23] = 30
+    labels[19:22, 19:22] = 2
+    ct[8:33, 8:33, first:last] = np.maximum(ct[8:33, 8:33, first:last], -100)
+    return ct, labels
+
+
+@settings(max_examples=30, deadline=None)
+@given(first=st.integers(0, 30), length=st.integers(1, 10))
+def test_what_shows_contours_alone_is_cleared_and_the_body_stays(first: int, length: int) -> None:
+    ct, labels = scan(first, first + length)
+    shown = imaged_slices(ct, SPACING)
+    assert (shown.start, shown.stop) == (first, first + length)
+    cleared, left = only_imaged(ct, labels, SPACING)
+    for kept, before, empty in ((cleared, ct, -1024), (left, labels, 0)):
+        assert np.array_equal(kept[:, :, shown], before[:, :, shown])
+        assert (np.delete(kept, np.arange(first, first + length), axis=2) == empty).all()
+    again = only_imaged(cleared, left, SPACING)
+    assert np.array_equal(again[0], cleared)
+    assert np.array_equal(again[1], left)
+
+
+def test_a_whole_scan_and_one_of_air_stay_as_they_are() -> None:
+    ct, labels = scan(0, 40)
+    assert np.array_equal(only_imaged(ct, labels, SPACING)[1], labels)
+    air = np.full_like(ct, -1024)
+    assert imaged_slices(air, SPACING) == slice(0, 0)
+    assert not only_imaged(air, labels, SPACING)[1].any()
+
+
+def test_of_two_pieces_the_longer_one_is_the_scan() -> None:
+    ct, _ = scan(4, 20)
+    ct[8:33, 8:33, 30:36] = -100
+    assert imaged_slices(ct, SPACING) == slice(4, 20)
+
+
+def test_a_scan_is_cut_where_a_tenth_of_the_cord_has_no_ct(tmp_path) -> None:
+    import nibabel as nib
+
+    for first, share in ((0, 0.0), (3, 0.075), (20, 0.5)):
+        ct, labels = scan(first, 40)
+        for what, array in (("ct", ct.astype(np.int16)), ("label", labels)):
+            nib.save(nib.Nifti1Image(array, np.diag([*SPACING, 1.0])), tmp_path / f"pt_1_{what}.nii.gz")
+        shares = cut_shares(tmp_path / "pt_1_ct.nii.gz")
+        assert shares == {"SpinalCord": pytest.approx(share)}
+        assert is_cut(shares) == (share > 0.1)
+
+
+def test_the_interval_over_seeds_and_patients_is_wider_than_over_patients_alone() -> None:
+    rng = np.random.default_rng(0)
+    of_seeds = np.array([[-0.05], [0.0], [0.05]]) + rng.normal(0, 0.01, (1, 30))
+    low, high = two_way_interval(of_seeds, 2000)
+    assert low < -0.03
+    assert high > 0.03
+    same = two_way_interval(np.full((3, 30), 0.02), 200)
+    assert same == [0.02, 0.02]
+
+
+def test_a_gain_of_cut_scans_alone_is_told_apart_from_that_of_whole_ones() -> None:
+    def run(arm: str, seed: int, gain: float) -> dict:
+        dice = {name: 0.5 + gain * (name == "pt_2") for name in ("pt_1", "pt_2", "pt_3")}
+        cases = {name: {"spinal cord": {"dice": d, "hd95_mm": 4.0}} for name, d in dice.items()}
+        return {"arm": arm, "k": 5, "seed": seed, "cases": cases}
+
+    runs = [run("real", 0, 0.0), run("real", 1, 0.0), run("guidegen-0.5", 0, 0.1), run("guidegen-0.5", 1, 0.3)]
+    scores = {f"{r['arm']}-k5-seed{r['seed']}": packed(r["cases"]) for r in runs}
+    told = by_scan({"trainings": [{k: v for k, v in r.items() if k != "cases"} for r in runs], "scores": scores},
+                   {"pt_2"})["5"]  # fmt: skip
+    assert told["real"] == {"all": 0.5, "whole": 0.5, "cut": 0.5}
+    gains = {group: row["difference"] for group, row in told["guidegen-0.5"].items()}
+    assert gains == {"all": pytest.approx(0.2 / 3, abs=1e-4), "whole": 0.0, "cut": pytest.approx(0.2)}
+    assert told["guidegen-0.5"]["cut"]["by_seed"] == {"0": 0.1, "1": 0.3}
+    assert told["guidegen-0.5"]["cut"]["organs"]["spinal cord"] == pytest.approx(0.2)
+    assert told["guidegen-0.5"]["cut"]["organs"]["mandible"] is None
