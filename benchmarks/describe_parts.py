@@ -86,3 +86,22 @@ def slabs(figures: dict[str, Any]) -> Rows:
         said = f"{name}, {figures['steps']} steps, {row['training_steps']} steps of training"
         rows.append((f"{said}: {what}" if k == 0 else said, " / ".join(map(str, kept))))
     return [(f"{figures['minutes']:g} CPU minutes of training each, from scratch (N = {figures['num']})", ""), *rows]
+
+
+def crashes(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """How many disturbed runs lost, doubled or altered anything."""
+    what = f"runs disturbed ({', '.join(figures['by_mode'])}) and resumed: lost, doubled or altered anything"
+    return [(what, f"{figures['failed']} of {figures['took_effect']}")]
+
+
+def ray_scaling(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Efficiency over actors, and whether a removed node lost cases."""
+    scaling, removed = figures["scaling"], figures["node_removed"]
+    lost = "nothing lost" if removed["bytes_equal_an_undisturbed_run"] and not removed["problems"] else "cases lost"
+    return [
+        (
+            "Ray, sleeping model: efficiency of " + " / ".join(str(s["actors"]) for s in scaling) + " actors",
+            " / ".join(f"{s['efficiency']:.2f}" for s in scaling),
+        ),
+        (f"one of {figures['nodes']} nodes removed in the middle of {removed['cases']} cases", lost),
+    ]

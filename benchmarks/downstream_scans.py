@@ -4,7 +4,7 @@ In half of OpenKBP's patients the CT was cut away above and below the treated re
 contours (`benchmarks.openkbp_imaged`). Trainings from before that was known took such slices as they are. This divides
 the test patients into scans that are whole and scans that were cut (more than a tenth of the cord's contour lies in
 slices without a CT), and tells what every arm of every such result gained on each: no training is done. Intervals draw
-patients and seeds. Writes results/downstream_scans.json.
+patients and seeds. Writes results/downstream_scans.json and a picture of such scans, openkbp_imaged.png.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.downstream_scores import ORGANS, unpacked
 from benchmarks.downstream_statistics import NUM_DRAWS, mean_where_there, score_table, wilcoxon
 from benchmarks.openkbp_imaged import ORGANS as CONTOURS
 from benchmarks.openkbp_imaged import cut_shares, is_cut
+from benchmarks.openkbp_imaged_sheet import draw
 from benchmarks.openkbp_split import pool_and_donors
 from benchmarks.record import RESULTS, save
 
@@ -106,6 +107,9 @@ def main() -> None:
     for name in OF_WHOLE_FILES:
         if (RESULTS / f"{name}.json").exists():
             results[name] = by_scan(json.loads((RESULTS / f"{name}.json").read_text())["figures"], cut)
+    of_test = args.openkbp / "validation"
+    first, whole = (next(n for n in test if (n in cut) == w) for w in (True, False))
+    draw(of_test / f"{whole}_ct.nii.gz", of_test / f"{first}_ct.nii.gz", RESULTS / "openkbp_imaged.png")
     save("downstream_scans", {"patients": told, "cut_test_patients": sorted(cut & set(test)), "results": results})
 
 

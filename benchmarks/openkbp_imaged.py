@@ -49,10 +49,15 @@ def clear_patient(ct: Path, out: Path) -> None:
 
 def cut_shares(ct: Path) -> dict[str, float]:
     """Of every organ that is contoured, the share of its voxels that lies in slices that were not imaged."""
-    hu, spacing, _ = _read(ct)
-    labels = _read(ct.with_name(ct.name.replace("_ct.", "_label.")))[0].astype(np.uint8)
+    hu, labels, spacing = patient(ct)
     whole, left = (np.bincount(m.ravel(), minlength=8) for m in (labels, only_imaged(hu, labels, spacing)[1]))
     return {organ: 1 - left[n] / whole[n] for n, organ in enumerate(ORGANS, start=1) if whole[n]}
+
+
+def patient(ct: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """HU and label ids (X, Y, Z) of NAME_ct.nii.gz and NAME_label.nii.gz, and the voxel's size in mm."""
+    hu, spacing, _ = _read(ct)
+    return hu, _read(ct.with_name(ct.name.replace("_ct.", "_label.")))[0].astype(np.uint8), spacing
 
 
 def is_cut(shares: dict[str, float]) -> bool:

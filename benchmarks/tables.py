@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import describe as of
 from benchmarks import describe_parts as part
-from benchmarks import downstream_curve, downstream_table, training_curves
+from benchmarks import downstream_curve, downstream_scans_table, downstream_table, training_curves
 from benchmarks import fidelity_rows as beside
 from benchmarks.record import RESULTS
 from guidegen_data.models.folder import fingerprint_of, model_folder, part_fingerprint
@@ -162,37 +162,27 @@ def _shard_writer(figures: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _crashes(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    what = f"runs disturbed ({', '.join(figures['by_mode'])}) and resumed: lost, doubled or altered anything"
-    return [(what, f"{figures['failed']} of {figures['took_effect']}")]
-
-
-def _ray_scaling(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    scaling, removed = figures["scaling"], figures["node_removed"]
-    lost = "nothing lost" if removed["bytes_equal_an_undisturbed_run"] and not removed["problems"] else "cases lost"
-    return [
-        (
-            "Ray, sleeping model: efficiency of " + " / ".join(str(s["actors"]) for s in scaling) + " actors",
-            " / ".join(f"{s['efficiency']:.2f}" for s in scaling),
-        ),
-        (f"one of {figures['nodes']} nodes removed in the middle of {removed['cases']} cases", lost),
-    ]
-
-
 _SECTIONS: dict[str, dict[str, Describe]] = {
-    "Does it help a segmentation network?": {
+    "Does it help a segmentation network? Whole scans and scans cut down to their contours": {
+        "downstream_scans": downstream_scans_table.markdown,
+    },
+    "Does it help a segmentation network? Without slices that were not imaged": {
+        "downstream_donor_2400_imaged": downstream_table.markdown,
+        "downstream_donor_2400_imaged_float32": downstream_table.markdown,
+        "downstream_strict_2400_imaged": downstream_table.markdown,
+    },
+    "The same, cut scans as they are": {
         "downstream_donor_2400": downstream_table.markdown,
         "downstream_donor": downstream_table.markdown,
         "downstream_strict_2400": downstream_table.markdown,
-        "downstream_strict": downstream_table.markdown,
     },
-    "The same in float32, on a CPU without units for bfloat16": {
+    "Cut scans as they are, in float32, on a CPU without units for bfloat16": {
         "downstream_donor_2400_float32": downstream_table.markdown,
     },
-    "The same with the image stage before this one, trained on CPUs": {
+    "Cut scans as they are, with the image stage before this one, trained on CPUs": {
         "downstream_donor_2400_earlier": downstream_table.markdown,
     },
-    "The same with 900 iterations and the first weights of the head-neck model": {
+    "Cut scans as they are, with 900 iterations and the first weights of the head-neck model": {
         "downstream_donor_earlier": downstream_table.markdown,
     },
     "Time and memory": {
@@ -245,7 +235,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "fidelity_torso": beside.fidelity,
         "memorisation_torso": beside.memorisation,
     },
-    "Shards": {"shard_writer": _shard_writer, "crashes": _crashes, "ray_scaling": _ray_scaling},
+    "Shards": {"shard_writer": _shard_writer, "crashes": part.crashes, "ray_scaling": part.ray_scaling},
     "Loading": {"loading": of.loading},
     "nnU-Net": {"nnunet_openkbp": of.nnunet},
 }
@@ -253,7 +243,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
 
 def rewritten(readme: str) -> str:
     """The README with its figures replaced by the current ones."""
-    gain = downstream_table.in_short(json.loads((RESULTS / "downstream_donor_2400.json").read_text())["figures"])
+    gain = downstream_scans_table.in_short(json.loads((RESULTS / "downstream_scans.json").read_text())["figures"])
     return _between(_between(readme, _GAIN_BEGIN, _GAIN_END, gain), _BEGIN, _END, tables())
 
 
@@ -268,7 +258,9 @@ def draw_curves(folder: Path = RESULTS) -> list[Path]:
     drawn = []
     for path in sorted(folder.glob("*.json")):
         figures, picture = json.loads(path.read_text())["figures"], path.with_suffix(".png")
-        if path.stem.startswith("downstream_"):
+        if path.stem == "downstream_scans":
+            downstream_scans_table.draw(figures, picture)
+        elif path.stem.startswith("downstream_"):
             downstream_curve.draw(figures, picture)
         elif path.stem.endswith("_training"):
             training_curves.draw(figures, picture)
