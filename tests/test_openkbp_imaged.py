@@ -1,14 +1,20 @@
 """Slices of OpenKBP in which the CT was cut down to the contours are no CT, and are taken out with their labels."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from little_patients import HEAD_AND_NECK, write_openkbp
 
 from benchmarks.downstream_scans import by_scan, two_way_interval
 from benchmarks.downstream_scores import packed
 from benchmarks.openkbp_imaged import cut_shares, is_cut
+from guidegen_data.anatomy import HEAD_NECK
+from guidegen_data.cli.main import main
 from guidegen_data.sources.openkbp import imaged_slices, only_imaged
+from guidegen_data.sources.prepared import case_paths, load_case
 
 SPACING = (4.0, 4.0, 3.0)
 
@@ -62,6 +68,29 @@ def test_a_scan_is_cut_where_a_tenth_of_the_cord_has_no_ct(tmp_path) -> None:
         shares = cut_shares(tmp_path / "pt_1_ct.nii.gz")
         assert shares == {"SpinalCord": pytest.approx(share)}
         assert is_cut(shares) == (share > 0.1)
+
+
+def test_prepare_takes_out_what_was_not_imaged_and_says_so(tmp_path, capsys) -> None:
+    write_openkbp(tmp_path / "provided", 1)
+    patient = tmp_path / "provided" / "train-pats" / "pt_1"
+    rim = {int(line.split(",")[0]) for line in (patient / "SpinalCord.csv").read_text().splitlines()[1:]}
+    head, *rows = (patient / "ct.csv").read_text().splitlines()
+    # The flat index counts z, head to feet, fastest: only slices 40 to 69 keep a body.
+    kept = [row for row in rows if 40 <= int(row.split(",")[0]) % 128 < 70 or int(row.split(",")[0]) in rim]
+    (patient / "ct.csv").write_text("\n".join([head, *kept]) + "\n")
+    contoured = [patient / f"{name}.csv" for name in HEAD_AND_NECK]
+    voxels = {int(line.split(",")[0]) for path in contoured for line in path.read_text().splitlines()[1:]}
+    cleared = len({i % 128 for i in voxels if not 40 <= i % 128 < 70})
+    assert cleared > 10
+    assert main(["prepare", "openkbp", str(tmp_path / "provided"), str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert f"the CTs of 1 patients; {cleared} slices that show nothing else were taken out" in told
+    assert json.loads((tmp_path / "out" / "cases" / "pt_1.json").read_text())["num_cleared"] == cleared
+    (path,) = case_paths(tmp_path / "out" / "train")
+    case = load_case(path)
+    shown = (case.label_map > 0).sum(axis=(0, 1)) > 0
+    assert shown.sum() * HEAD_NECK.spacing_mm[2] == pytest.approx(30 * 3.0, abs=2 * HEAD_NECK.spacing_mm[2])
+    assert (case.ct_hu[:, :, ~shown] < -900).all()
 
 
 def test_the_interval_over_seeds_and_patients_is_wider_than_over_patients_alone() -> None:

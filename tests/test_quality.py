@@ -9,10 +9,10 @@ from ellipsoids import EllipsoidGenerator
 from hypothesis import given, settings
 from strategies import findings
 
-from guidegen_data.anatomy import TORSO
-from guidegen_data.case import Case, centred_affine
+from guidegen_data.anatomy import HEAD_NECK, TORSO
+from guidegen_data.case import Case, Draft, centred_affine
 from guidegen_data.grounding import settle_lesions
-from guidegen_data.quality import adherence, num_components, organ_volumes_ml, verdict
+from guidegen_data.quality import adherence, num_components, organ_volumes_ml, verdict, verdict_before_ct
 from guidegen_data.reports.findings import Findings, Lesion
 from guidegen_data.sources.phantom import phantom
 
@@ -178,3 +178,25 @@ def test_what_was_done_to_a_label_map_stands_in_its_verdict(case: Case) -> None:
     noise = replace(case, provenance=done | {"cleaned_voxels": {"liver": labelled // 5}})
     assert failed(noise) == {"voxels given away as specks"}
     assert "lesions added by rule" not in {c["name"] for c in verdict(case)["checks"]}
+
+
+def test_organs_outside_of_any_body_are_the_rim_of_a_cut_scan() -> None:
+    label_map = np.zeros((64, 64, 64), np.uint8)
+    label_map[20:44, 20:44, 10:60] = HEAD_NECK.ids["soft tissue"]
+    label_map[30:33, 30:33, 10:60] = HEAD_NECK.ids["spinal cord"]
+    name = "share of the organs in slices that show a body"
+
+    def shown(labels: np.ndarray, anatomy_name: str = HEAD_NECK.name) -> dict | None:
+        affine = centred_affine(labels.shape, (5.0, 5.0, 5.0))
+        region = "head and neck" if anatomy_name == HEAD_NECK.name else "abdomen"
+        draft = Draft("neck", labels, affine, "", Findings(region=region, anatomy_name=anatomy_name), {}, None)
+        return next((c for c in verdict_before_ct(draft)["checks"] if c["name"] == name), None)
+
+    assert shown(label_map) == {"name": name, "value": 1.0, "allowed": [0.96, 1.0], "pass": True}
+    rim = label_map.copy()
+    rim[:, :, 10:20][rim[:, :, 10:20] == HEAD_NECK.ids["soft tissue"]] = 0
+    told = shown(rim)
+    assert told is not None
+    assert (round(told["value"], 3), told["pass"]) == (0.8, False)
+    assert shown(np.zeros_like(label_map))["pass"]
+    assert shown(np.ones_like(label_map), TORSO.name) is None

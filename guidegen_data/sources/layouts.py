@@ -47,11 +47,15 @@ class SourceCase:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A CT in HU and the anatomy's label ids on its grid, both RAS+ (X, Y, Z), and source classes without a place."""
+    """A CT in HU and the anatomy's label ids on its grid, both RAS+ (X, Y, Z), and source classes without a place.
+
+    `num_cleared` labelled slices were taken out because they were not imaged.
+    """
 
     ct: Volume
     labels: np.ndarray
     unmapped: tuple[str, ...]
+    num_cleared: int = 0
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,11 @@ def read_openkbp(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> Lab
             labels[read_structure(path)] = value
     if not labels.any():
         raise SourceError(f"{case.name} holds no structure of the {anatomy.name} table.")
-    ct, labels = only_imaged(np.clip(ct, _AIR_HU, 3071), labels, spacing)
-    if not labels.any():
+    ct, kept = only_imaged(np.clip(ct, _AIR_HU, 3071), labels, spacing)
+    if not kept.any():
         raise SourceError(f"{case.name} shows no body where its structures are: the CT was cut down to them.")
-    return Labelled(Volume(ct, spacing), labels, tuple(unmapped))
+    num_cleared = int((labels.any(axis=(0, 1)) & ~kept.any(axis=(0, 1))).sum())
+    return Labelled(Volume(ct, spacing), kept, tuple(unmapped), num_cleared)
 
 
 def imaged_slices(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> slice:

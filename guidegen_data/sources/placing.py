@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -50,7 +50,7 @@ def clean(labelled: Labelled, anatomy: Anatomy) -> Labelled:
     kept = body_mask(ct) | ndimage.binary_dilation(np.isin(tissue, held[held > 0]), iterations=2)
     labels = np.where(_specks(labels == anatomy.lesion_id), np.uint8(0), labels)
     air = np.where(kept, ct, np.float32(_AIR_HU))
-    return Labelled(Volume(air, labelled.ct.spacing_mm), labels, labelled.unmapped)
+    return replace(labelled, ct=Volume(air, labelled.ct.spacing_mm), labels=labels)
 
 
 def _specks(lesion: np.ndarray) -> np.ndarray:

@@ -199,6 +199,7 @@ def _facts(labelled: Labelled, anatomy: Anatomy) -> dict[str, Any]:
         "mean_hu": {k: round(v, 1) for k, v in measured.mean_hu.items()},
         "centre_mm": [round(float(v), 1) for v in centre_of(labelled, anatomy)],
         "unmapped": list(labelled.unmapped),
+        "num_cleared": labelled.num_cleared,
     }
 
 

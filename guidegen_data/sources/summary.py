@@ -42,6 +42,12 @@ def write_summary(out: Path) -> str:
     lines = [f"{s}: {counts[s]} patients' cases, {files[s]} files in {out / s}" for s in splits]
     if unmapped:
         lines.append(f"not in the {anatomy.name} table, left out: " + ", ".join(sorted(unmapped)[:40]))
+    if cut := [n for n in good if n.get("num_cleared")]:
+        slices = sum(n["num_cleared"] for n in cut)
+        lines.append(
+            f"cut down to their contours: the CTs of {len(cut)} patients; {slices} slices that show nothing else were "
+            "taken out with their contours"
+        )
     if refused:
         lines.append(
             f"refused: {len(refused)}, with reasons in {out / 'refused.jsonl'}; the first: {refused[0]['refused']}"
@@ -121,6 +127,8 @@ def _page(
         "<h2>Classes</h2>" + _table(_HEAD, rows),
         "<h2>Spacing</h2><img src='spacings.png' alt='histogram of voxel sizes'>" if good else "",
         "<h2>Findings</h2>" + _table(["finding", "cases"], sorted(facts.items(), key=lambda f: -f[1])),
+        "<h2>Slices that were not imaged, taken out with their contours</h2>"
+        + _table(["case", "slices"], [(n["name"], n["num_cleared"]) for n in good if n.get("num_cleared")]),
         "<h2>Refused</h2>" + _table(["case", "reason"], [(n["name"], n["refused"]) for n in refused]),
         "<h2>Source classes left out</h2>" + _table(["class", "cases"], sorted(unmapped.items())),
     ]
