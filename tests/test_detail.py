@@ -260,6 +260,23 @@ def test_a_model_gets_detail_and_keeps_all_else(runs, tmp_path, capsys) -> None:
     assert "is not empty" in capsys.readouterr().err
 
 
+def test_a_model_gets_another_stage_1_and_keeps_all_else(runs, tmp_path, capsys) -> None:
+    model, out, again = runs / "model", tmp_path / "out", tmp_path / "again"
+    words = ["train", "masks", str(runs / "prepared"), str(again), "--init", str(model), "--recipe", "tiny"]
+    assert main([*words, "--num-steps", "2", "--validate-every", "0"]) == 0
+    assert main(["export", str(again), str(model), str(out)]) == 0
+    files = [p.relative_to(model) for p in model.rglob("*") if p.is_file()]
+    changed = {f for f in files if (model / f).read_bytes() != (out / f).read_bytes()}
+    assert {"mask_sampler/diffusion_pytorch_model.safetensors", "README.md"} <= {str(p) for p in changed}
+    assert {f.parts[0] for f in changed} <= {"README.md", "model_index.json", "mask_sampler"}
+    assert (out / "README.md").read_text().count("\n| masks | tiny, from ") == 1
+    pipe = GuideGenPipeline.from_pretrained(out, device="cpu")
+    assert pipe.config.volume_ratio == json.loads((again / "volume_ratio.json").read_text())
+    assert main(["export", str(again), "torso", str(tmp_path / "none")]) == 1
+    assert "learned another label table than torso" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_card_without_a_table_of_stages_gets_one(runs) -> None:
     card = with_stage("# A model\n\nMade by hand.\n", "detail", runs / "detail")
     assert card.startswith("# A model\n\nMade by hand.\n\n## Added: detail\n")

@@ -31,12 +31,13 @@ HELP = "join three trained stages into one model folder"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `guidegen export`."""
     parser.description = (
-        "Joins the runs of `guidegen train masks` and `guidegen train slices` into a model folder. With one model for "
-        "both (torso torso OUT --detail RUN) OUT is that model with this detail, and all else of it as it is."
+        "Joins the runs of `guidegen train masks` and `guidegen train slices` into a model folder. With a model for "
+        "the slices (RUN torso OUT) OUT is that model with this stage 1, with one model for both (torso torso OUT "
+        "--detail RUN) that model with this detail; all else of it is as it was."
     )
     parser.add_argument("masks", type=Path, help="run folder of stage 1, or a model")
     parser.add_argument(
-        "slices", type=Path, help="run folder of stage 2 (holds its autoencoder and its tissues), or the same model"
+        "slices", type=Path, help="run folder of stage 2 (holds its autoencoder and its tissues), or a model"
     )
     parser.add_argument("--decoder", type=Path, help="run folder of a decoder trained for these slices")
     parser.add_argument("--detail", type=Path, help="run folder of the detail to be drawn after stage 1")
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from, write_anatomy
     from guidegen_data.errors import ModelError
     from guidegen_data.models.autoencoder import CTAutoencoder
+    from guidegen_data.models.folder import is_model
     from guidegen_data.models.mask_sampler import MaskSampler
     from guidegen_data.models.slice_generator import SliceGenerator
     from guidegen_data.models.tissue import TissueNetwork
@@ -108,8 +110,8 @@ def run(args: argparse.Namespace) -> int:
         raise ModelError(f"--noise-correlation is from 0 to below 1, got {args.noise_correlation:g}.")
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
         raise ModelError(f"{args.out} holds something that is no model; choose an empty folder.")
-    if args.masks == args.slices:
-        return _with_detail(args)
+    if args.masks == args.slices or is_model(args.slices):
+        return _into_model(args)
     for run_of, part in ((args.masks, Initial.MASKS), (args.slices, Initial.SLICES)):
         trained_part(run_of, part)  # or another stage's weights would be read into it, with pages of warnings
     held = args.masks / FILE_NAME
@@ -179,40 +181,44 @@ def _detail(args: argparse.Namespace, anatomy: Anatomy) -> DetailNetwork:
     return detail
 
 
-def _with_detail(args: argparse.Namespace) -> int:
-    """Writes a model with the detail of a run; every other file of it is copied."""
-    import shutil
-
-    import torch
+def _into_model(args: argparse.Namespace) -> int:
+    """Writes the model named for the slices with the stage 1, or the detail, of a run."""
+    import yaml
 
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from
     from guidegen_data.errors import ModelError
     from guidegen_data.models.folder import anatomy_name_of, model_folder
-    from guidegen_data.training.initial import Initial
-    from guidegen_data.training.provenance import with_stage
+    from guidegen_data.models.mask_sampler import MaskSampler
+    from guidegen_data.training.beside import same_classes
+    from guidegen_data.training.initial import Initial, trained_part
+    from guidegen_data.training.masks import read_volume_ratio
+    from guidegen_data.training.model_parts import copy_model, put_part
+    from guidegen_data.training.run_state import load_part
 
-    folder, part = model_folder(str(args.masks)), Initial.DETAIL.value
-    if not args.detail:
+    folder, masks, detail = model_folder(str(args.slices)), None, None
+    if args.masks == args.slices and not args.detail:
         raise ModelError("one model for both stages is exported with another --detail; give its run.")
     if changed := [f"--{k.replace('_', '-')}" for k, v in _OF_RUNS.items() if getattr(args, k) != v]:
-        raise ModelError(f"{folder.name} is kept as it is but for its detail; leave {', '.join(changed)}.")
-    if args.out.exists() and any(args.out.iterdir()) and args.out.resolve() != folder.resolve():
-        raise ModelError(f"{args.out} is not empty; choose another folder.")
+        raise ModelError(f"{folder.name} is kept as it is but for its new parts; leave {', '.join(changed)}.")
     held = folder / FILE_NAME
     anatomy = anatomy_from(str(held) if held.exists() else anatomy_name_of(folder))
-    detail = _detail(args, anatomy)
-    if args.out.resolve() != folder.resolve():
-        shutil.copytree(folder, args.out, dirs_exist_ok=True)
-    torch.nn.Module.to(detail, torch.float16).save_pretrained(args.out / part, safe_serialization=True)
-    index = json.loads((args.out / "model_index.json").read_text())
-    index |= {part: [type(detail).__module__, type(detail).__name__], "num_steps_detail": args.steps_detail}
-    first = {k: v for k, v in index.items() if k.startswith("_")}
-    index = first | dict(sorted((k, v) for k, v in index.items() if k not in first))
-    (args.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    if args.masks != args.slices:
+        trained_part(args.masks, Initial.MASKS)
+        learned = args.masks / FILE_NAME
+        spacing_mm = tuple(yaml.safe_load(learned.read_text(encoding="utf-8"))["spacing_mm"])
+        if not same_classes(learned, anatomy) or spacing_mm != tuple(anatomy.spacing_mm):
+            raise ModelError(f"{args.masks} learned another label table than {folder.name}; give runs that agree.")
+        masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
+    if args.detail:
+        detail = _detail(args, anatomy)
+    copy_model(folder, args.out)
+    if masks is not None:
+        ratio = read_volume_ratio(args.masks)
+        put_part(args.out, Initial.MASKS.value, masks, "masks", args.masks, volume_ratio=ratio)
+    if detail is not None:
+        facts = {"num_steps_detail": args.steps_detail}
+        put_part(args.out, Initial.DETAIL.value, detail, "detail", args.detail, **facts)
     _forget_paths(args.out)
-    card = args.out / "README.md"
-    told = card.read_text(encoding="utf-8") if card.exists() else ""
-    card.write_text(with_stage(told, "detail", args.detail), encoding="utf-8")
     return _told_size(args.out)
 
 

@@ -26,6 +26,15 @@ def model_folder(name_or_path: str | Path) -> Path:
     return folder
 
 
+def is_model(name_or_path: str | Path) -> bool:
+    """Whether that names an installed model or a model's folder, and no run of a training."""
+    try:
+        model_folder(name_or_path)
+    except ModelError:
+        return False
+    return not (Path(name_or_path) / "about.json").exists()
+
+
 def fingerprint_of(folder: Path) -> str:
     """sha256 over the names and bytes of every configuration and weight file of a model folder."""
     return _digest(folder, folder.rglob("*"))

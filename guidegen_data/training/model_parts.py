@@ -1,0 +1,37 @@
+"""A model folder with one part replaced by that of a run; all else of it stays as it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from guidegen_data.errors import ModelError
+from guidegen_data.training.provenance import with_stage
+
+
+def copy_model(folder: Path, out: Path) -> None:
+    """The model's files in `out`, which may be the folder itself; ModelError where `out` holds anything else."""
+    if out.resolve() == folder.resolve():
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ModelError(f"{out} is not empty; choose another folder.")
+    shutil.copytree(folder, out, dirs_exist_ok=True)
+
+
+def put_part(model: Path, part: str, network: nn.Module, stage: str, run: Path, **config: Any) -> None:
+    """Writes a part in half precision, `config` into the model's index, and the run's row of a stage into its card."""
+    half: Any = nn.Module.to(network, torch.float16)
+    half.save_pretrained(model / part, safe_serialization=True)
+    index = json.loads((model / "model_index.json").read_text())
+    index |= {part: [type(network).__module__, type(network).__name__], **config}
+    first = {k: v for k, v in index.items() if k.startswith("_")}
+    index = first | dict(sorted((k, v) for k, v in index.items() if k not in first))
+    (model / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    card = model / "README.md"
+    told = card.read_text(encoding="utf-8") if card.exists() else ""
+    card.write_text(with_stage(told, stage, run), encoding="utf-8")
