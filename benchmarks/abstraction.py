@@ -26,7 +26,7 @@ from guidegen_data.reports.findings import Findings, Lesion
 
 _SCAN_FIELDS = ("region", "phase", "sex", "age_decade", "habitus")
 _PAGE_CHARACTERS = 3000
-_HELD_OUT = (PARTS[-1],)
+_HELD_OUT = (PARTS[-1], FULL_PARTS[-1])
 
 
 def compare(truth: Findings, read: Findings | None) -> Counter[str]:

@@ -13,7 +13,7 @@ from guidegen_data.anatomy import Anatomy, anatomy_named
 from guidegen_data.reports.findings import Findings
 
 _FILE = Path(__file__).parent / "data" / "full_reports.yaml"
-FULL_PARTS = ("full reports",)
+FULL_PARTS = ("full reports", "held-out full reports")
 
 
 class FullReport(NamedTuple):
@@ -27,7 +27,7 @@ class FullReport(NamedTuple):
 def load_full_reports(part: str) -> list[FullReport]:
     """The reports of one of FULL_PARTS, in the order of the file.
 
-    The rules were mended on `full reports`. Raises GuideGenError for findings that the vocabulary does not hold.
+    The rules were mended on `full reports`, not on the held-out ones. Raises GuideGenError for findings that the vocabulary does not hold.
     """
     entries = yaml.safe_load(_FILE.read_text(encoding="utf-8"))[part]
     return [FullReport(e["text"].strip(), anatomy_named(e.get("anatomy", "torso")), _truths(e)) for e in entries]
