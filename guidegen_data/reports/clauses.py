@@ -12,7 +12,20 @@ HEADS = ("lesion", "lesions", "other")
 _ADJECTIVES = ("attenuation", "status", "size_word", "word", "measure")
 # 'the bladder is collapsed by a catheter': no noun after these is one that the organ describes.
 _CAUSES = ("due to", "secondary to", "from")  # 'stricture due to a 38 mm tumour': the tumour is there
-_NO_ADJECTIVES = ("by", "around", "after", "due", "because", "despite", "following", "during", "upstream", "downstream")
+_NO_ADJECTIVES = (
+    "with",
+    "containing",
+    "by",
+    "around",
+    "after",
+    "due",
+    "because",
+    "despite",
+    "following",
+    "during",
+    "upstream",
+    "downstream",
+)
 _MERGE_FILLERS = ("of", "the", "in", "its", "within", "on")
 _PART_WORDS = ("portion", "part", "aspect", "half", "lobes", "third", "pole", "region")
 _FLAG_KINDS = {"negation": "negated", "uncertain": "uncertain", "history": "historic"}
@@ -67,6 +80,9 @@ def parse_clause(sentence: Sentence, lexicon: Lexicon) -> Clause:
     flags: list[set[str]] = [set() for _ in items]
     clause = Clause(sentence.text, sentence.section, items, flags)
     for i, item in enumerate(items):
+        if item.text in ("none", "nil") and i and items[i - 1].text == ":":
+            # 'New lesions: none.'
+            _spread_back(clause, i, "negated")
         if item.kind == "history" and item.text in _CAUSES and clause.kind(i + 1) in ("det", "measure", "count"):
             continue
         if item.kind in _FLAG_KINDS:
@@ -233,3 +249,13 @@ def is_host_of_head(clause: Clause, place: int) -> bool:
     while clause.kind(k) in _ADJECTIVES and clause.items[k].text not in _NO_ADJECTIVES:
         k += 1
     return clause.kind(k) in HEADS
+
+
+def shared_subject(clause: Clause, i: int) -> int:
+    """'the bladder contains a catheter and is empty', said at 'empty': the item both verbs are said of, -1 for none."""
+    j = clause.skip_back(i - 1, ("verb", "word", "negation"))
+    if clause.kind(j + 1) != "verb" or clause.kind(j) != "conj":
+        return -1
+    first = next((k for k in range(j) if clause.kind(k) in ("place", *HEADS)), -1)
+    told = any(clause.kind(k) == "verb" for k in range(first + 1, j))
+    return first if told and clause.kind(first) == "place" else -1

@@ -136,7 +136,12 @@ def _read_head(
     start = _premodifier_start(clause, head.index, head.first - 1)
     plural = item.kind == "lesions"
     places, doubtful_place = hosts_of(clause, head, context, lexicon)
-    densities = [i.value for i in segment if i.kind == "attenuation"]
+    stated = "negated" not in clause.flags[head.index]
+    densities = [
+        item.value
+        for item, flags in zip(segment, clause.flags[head.first : head.last + 1], strict=True)
+        if item.kind == "attenuation" and not (stated and "negated" in flags)
+    ]
     words = [i.text for i in clause.items[start : head.index] if i.text in lexicon.size_mm]
     base = LesionMention(
         place=None,

@@ -50,6 +50,8 @@ class Lexicon:
     default_sites: Mapping[str, str]
     weak_lesions: frozenset[str]
     loose_phases: frozenset[str]
+    phase_parts: Mapping[str, frozenset[str]]
+    normal_when: Mapping[str, list[str]]
     trie: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def add(self, kind: str, value: Any, phrases: Iterable[object]) -> None:
@@ -143,6 +145,8 @@ def _build(name: str, organs: tuple[FindingOrgan, ...], regions: tuple[str, ...]
         default_sites=table.get("default_sites", {}),
         weak_lesions=frozenset(language["weak_lesion"]),
         loose_phases=frozenset(language["loose_phase"]),
+        normal_when=table.get("normal_when", {}),
+        phase_parts={p: frozenset([part]) for part, names in table.get("phase_parts", {}).items() for p in names},
     )
     _add_anatomy(lexicon, table, organs, regions)
     _add_language(lexicon, language)
