@@ -27,7 +27,9 @@ from guidegen_data.reports.habitus_rules import HabitusClaims
 from guidegen_data.reports.lesion_list import LesionList
 from guidegen_data.reports.lesion_rules import LesionMention, lesion_mentions
 from guidegen_data.reports.lexicon import Lexicon, lexicon_for
+from guidegen_data.reports.lobes import LobeOwner
 from guidegen_data.reports.notes import Notes
+from guidegen_data.reports.own_lengths import mark_own_lengths
 from guidegen_data.reports.patient_rules import PatientClaims
 from guidegen_data.reports.scan_rules import ScanClaims
 from guidegen_data.reports.sections import split_sentences
@@ -38,6 +40,7 @@ _NOT_A_SIZE = {
     "prior": "the size on an earlier scan",
     "distance": "a distance or a slice thickness, not a lesion's size",
     "bound": "a bound, used as the size only where no size is told",
+    "organ": "an organ's own length is not used",
     "other": "this quantity is not in the vocabulary",
 }
 
@@ -88,6 +91,7 @@ class _Reading:
         self.scan = ScanClaims(anatomy, self.lexicon, self.notes)
         self.statuses = StatusList(anatomy, self.lexicon, self.notes)
         self.lesions = LesionList(anatomy, self.lexicon, self.notes)
+        self.lobes = LobeOwner(self.lexicon)
         self._label: tuple[Place, ...] = ()
         self._recent: tuple[Place, ...] = ()
         self._section = ""
@@ -96,7 +100,8 @@ class _Reading:
 
     def read(self, clause: Clause) -> None:
         """Take everything one sentence says."""
-        if clause.section != self._section:
+        new_section = clause.section != self._section
+        if new_section:
             self._label, self._recent, self._section, self._labelled = (), (), clause.section, False
         # 'History: ...' and then 'Liver: ...' without a heading of its own: the findings have begun.
         self._labelled = self._labelled or bool(_label(clause))
@@ -104,6 +109,8 @@ class _Reading:
             clause.section = "findings"
         if clause.section == "comparison":
             return
+        self.lobes.assign(clause, new_section)
+        mark_own_lengths(clause)
         before = self.notes.taken
         self.patient.read(clause)
         self.habitus.read(clause)

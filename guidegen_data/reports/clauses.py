@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -27,7 +29,10 @@ _NO_ADJECTIVES = (
     "downstream",
 )
 _MERGE_FILLERS = ("of", "the", "in", "its", "within", "on")
-_PART_WORDS = ("portion", "part", "aspect", "half", "lobes", "third", "pole", "region")
+_PART_WORDS = ("portion", "part", "aspect", "half", "lobes", "third", "pole", "region", "segment", "segments", "mid")
+_DIRECTION = re.compile(
+    r"(?:antero|postero|supero|infero|medio|latero)?(?:anterior|posterior|superior|inferior|lateral|medial|ventral|dorsal)"
+)
 _FLAG_KINDS = {"negation": "negated", "uncertain": "uncertain", "history": "historic"}
 _AFTER_KINDS = {"negation_after": "negated", "uncertain_after": "uncertain"}
 
@@ -76,7 +81,7 @@ class Clause:
 
 def parse_clause(sentence: Sentence, lexicon: Lexicon) -> Clause:
     """Tag, merge places, spread the triggers."""
-    items = _merge_places(lexicon.tag(sentence.text), lexicon)
+    items = _merge_places(list(_without_pairs(lexicon.tag(sentence.text))), lexicon)
     flags: list[set[str]] = [set() for _ in items]
     clause = Clause(sentence.text, sentence.section, items, flags)
     for i, item in enumerate(items):
@@ -113,6 +118,18 @@ def _as_place(item: Item, lexicon: Lexicon) -> Place | None:
     if item.kind == "side":
         return Place(side=item.value)
     return None
+
+
+def _without_pairs(items: list[Item]) -> Iterator[Item]:
+    """'the parotids': both organs, joined by 'and', where the two have no name in common."""
+    for item in items:
+        if item.kind == "pair":
+            first, second = item.value
+            yield replace(item, kind="organ", value=first)
+            yield replace(item, kind="conj", value="", text="and")
+            yield replace(item, kind="organ", value=second)
+        else:
+            yield item
 
 
 def _merge_places(items: list[Item], lexicon: Lexicon) -> list[Item]:
@@ -157,7 +174,9 @@ def _next_place(items: list[Item], last: int, place: Place, lexicon: Lexicon) ->
                 return j, replace(place, side=items[j].value)
             grown = _join(place, other, gap, lexicon)
             return None if grown is None else (j, grown)
-        if items[j].text not in (*_MERGE_FILLERS, *_PART_WORDS, ",", "("):
+        filler = items[j].text in (*_MERGE_FILLERS, *_PART_WORDS, ",", "(")
+        # 'left posterolateral bladder wall'
+        if not filler and not (items[j].kind == "word" and _DIRECTION.fullmatch(items[j].text)):
             return None
         gap.append(items[j].text)
     return None
@@ -178,7 +197,10 @@ def _join(first: Place, second: Place, gap: list[str], lexicon: Lexicon) -> Plac
         return replace(second, side=side) if "of" in gap else None
     if second.site:
         if first.site:
-            return replace(first, side=side) if (first.group, first.site) == (second.group, second.site) else None
+            if (first.group, first.site) == (second.group, second.site):
+                return replace(first, side=side)
+            # 'apical segment of the lower lobe': the larger part, which comes last, is known better.
+            return replace(second, side=side) if "of" in gap and first.group == second.group else None
         if first.group == "":
             return None if listed else replace(second, side=side)
         same = first.group == second.group or (second.bare and _hosts(first, second, lexicon))

@@ -197,7 +197,7 @@ class LesionList:
             return None
         site = candidate.site
         if site is None:
-            site = self.lexicon.default_sites.get(organ.name, organ.sites[0])
+            site = self._default_site(organ)
             if site:
                 notes.append(f"site not stated: {site} taken")
         size = candidate.size_mm
@@ -212,6 +212,11 @@ class LesionList:
         words = filter(None, ("lesion", organ.name, site, f"{size:g} mm", candidate.attenuation))
         self.notes.used(quote, " ".join(words) + (f" ({'; '.join(notes)})" if notes else ""))
         return Lesion(organ.name, site, size, candidate.attenuation)
+
+    def _default_site(self, organ: FindingOrgan) -> str:
+        """The site of the organ's own name, else of the name that it shares with the other side, else its first."""
+        sites = self.lexicon.default_sites
+        return sites.get(organ.name) or sites.get(group_name(organ)) or organ.sites[0]
 
     def _hosts(self) -> str:
         hosts = ", ".join(o.name for o in self.anatomy.organs if o.sites)

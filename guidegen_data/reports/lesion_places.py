@@ -22,6 +22,7 @@ PREMODIFIERS = (
 )
 FUNCTION_WORDS = ("with", "that", "as", "than", "by", "when")
 _LARGEST = ("largest", "biggest", "dominant")
+_INSIDE = ("in", "within", "inside", "involving", "to", "into", "affecting", "replacing")
 # 'one in segment 2 (14 mm), the other in segment 8 (22 mm)'
 _OTHERS = ("other", "another", "second", "third", "one", "latter", "former", "further", "next", "last")
 
@@ -42,7 +43,9 @@ def hosts_of(clause: Clause, head: Head, context: tuple[Place, ...], lexicon: Le
     implied = implied_group(clause, head)
     found: list[Place] = _narrowed([clause.items[i].value for i in after])
     sides_only = all(place.group == "" and not place.site for place in found)
-    if before is not None and found and (adjacent or sides_only):
+    if before is not None and found and adjacent and _stays_outside(clause, before, after[0]):
+        found = [clause.items[before].value]
+    elif before is not None and found and (adjacent or sides_only):
         found = [_combine(clause.items[before].value, place) for place in found]
     elif before is not None and not found:
         found = [clause.items[before].value]
@@ -56,6 +59,12 @@ def hosts_of(clause: Clause, head: Head, context: tuple[Place, ...], lexicon: Le
         found = [replace(found[0], site=_site_later(clause, head, found[0]))]
     doubtful = bool(after) and before is None and all(_is_doubtful(clause, head.index, i) for i in after)
     return found, "its place is uncertain" if doubtful else ""
+
+
+def _stays_outside(clause: Clause, before: int, after: int) -> bool:
+    """'peritoneal deposit along the liver': what grows in another part is in the organ only where 'in' says so."""
+    j = clause.skip_back(after - 1, ("det",))
+    return clause.items[before].value.group is None and clause.items[j].text not in _INSIDE
 
 
 def implied_group(clause: Clause, head: Head) -> str:
@@ -135,16 +144,20 @@ def _has_site(group: str, site: str, lexicon: Lexicon) -> bool:
 def _place_before(clause: Clause, last: int, first: int) -> tuple[int | None, bool]:
     """'liver lesion' (adjacent), 'the liver contains a lesion': the last place before that is its subject, if any."""
     adjacent = True
-    told = False
+    told = held = False
     for i in range(last, first - 1, -1):
         item = clause.items[i]
         if item.kind == "place":
             return (None, False) if _is_beside(clause, i, first) else (i, adjacent)
+        # 'the spleen is large and contains a lesion' goes on about the spleen.
+        if item.kind == "conj" and clause.kind(i + 1) == "verb":
+            continue
         if item.kind == "conj" or (item.kind == "scope_break" and not item.text.startswith("there")):
             return None, False
-        # 'spleen normal, 2 cm mass': the comma ends what is said of the spleen.
+        # 'spleen normal, 2 cm mass': the comma ends what is said of the spleen, but not before 'with a 2 cm mass'.
+        held = held or item.text in ("with", "containing")
         told = told or item.text == ","
-        if told and item.kind == "status":
+        if told and not held and item.kind == "status":
             return None, False
         adjacent = adjacent and item.kind in PREMODIFIERS and item.text not in FUNCTION_WORDS
     return None, False
@@ -161,6 +174,11 @@ def _places_after(clause: Clause, head: Head, beside: bool) -> list[int]:
     When the organ stands `beside` the noun already, another one counts only after a word such as 'in'.
     """
     found: list[int] = []
+    num_sizes = sum(
+        len(item.value.sizes_mm)
+        for item in clause.items[head.index : head.last + 1]
+        if item.kind == "measure" and item.value.role == "size" and clause.kind(head.index) == "lesions"
+    )
     near = origin = joined = led = False
     for i in range(head.index + 1, head.last + 1):
         item = clause.items[i]
@@ -170,14 +188,15 @@ def _places_after(clause: Clause, head: Head, beside: bool) -> list[int]:
         if item.kind == "locative" and origin:
             origin = item.text not in ("in", "within", "to", "involving")
         if item.kind == "place" and not near and not origin:
-            told = clause.kind(i + 1) in ("verb", "status")
+            # 'in segments 2 and 8 measuring 1 and 3 cm': as many lengths as places are of them in turn.
+            told = clause.kind(i + 1) in ("verb", "status") and not (joined and num_sizes == len(found) + 1)
             if (found and (not joined or told)) or (
                 not found and not led and (told or (beside and item.value.explicit))
             ):
                 break
             found.append(i)
             joined = False
-        elif item.kind in ("conj", "scope_break") or item.text in (",", "/", ";"):
+        elif item.kind in ("conj", "scope_break") or item.text in (",", "/", ";", ":"):
             joined = True
             near = False
         elif (

@@ -62,7 +62,7 @@ class Measure:
     """A length claim at text[start:end]: one size in mm, or several when the text lists several, and its role.
 
     `role` is 'size' (of a thing now), 'prior' (of an earlier scan), 'distance' (between things, slice thickness),
-    'bound' ('less than 2 cm') or 'other' (a quantity that is no length; sizes_mm is then empty).
+    'bound' ('less than 2 cm'), 'organ' (of an organ itself) or 'other' (no length; sizes_mm is then empty).
     """
 
     start: int
