@@ -33,6 +33,9 @@ _PART_WORDS = ("portion", "part", "aspect", "half", "lobes", "third", "pole", "r
 _DIRECTION = re.compile(
     r"(?:antero|postero|supero|infero|medio|latero)?(?:anterior|posterior|superior|inferior|lateral|medial|ventral|dorsal)"
 )
+_TREATED = re.compile(
+    r"\b(?:status post|s/p|post(?:[ -]op\w*)?(?![ -]?contrast)|underwent|undergoing|treated|\w+ectomy)\b"
+)
 _FLAG_KINDS = {"negation": "negated", "uncertain": "uncertain", "history": "historic"}
 _AFTER_KINDS = {"negation_after": "negated", "uncertain_after": "uncertain"}
 
@@ -96,8 +99,10 @@ def parse_clause(sentence: Sentence, lexicon: Lexicon) -> Clause:
             _spread_back(clause, i, _AFTER_KINDS[item.kind])
         elif item.kind == "status" and item.value == "absent":
             _negate_lesion_subject(clause, i)
-        elif item.text == "for" and clause.kind(i - 1) == "named_status":
-            # 'nephrectomy for carcinoma'
+        elif item.text == "for" and (
+            clause.kind(i - 1) == "named_status" or _TREATED.search(sentence.text[: item.start])
+        ):
+            # 'nephrectomy for carcinoma', 'status post resection for cancer'
             _spread_forward(clause, i, "historic")
     if sentence.text.endswith("?"):
         for flag in flags:

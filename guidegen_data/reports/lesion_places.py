@@ -49,7 +49,7 @@ def hosts_of(clause: Clause, head: Head, context: tuple[Place, ...], lexicon: Le
         found = [_combine(clause.items[before].value, place) for place in found]
     elif before is not None and not found:
         found = [clause.items[before].value]
-    elif not found and not _unknown_place(clause, head):
+    elif not found and not unknown_place(clause, head):
         found = _from_host_noun(clause, head) or _from_context(context) or ([Place(implied)] if implied else [])
     values = [item.value for item in clause.items[head.first : head.last + 1] if item.kind == "place"]
     context = (*_named_before(clause, head), *context)
@@ -208,7 +208,7 @@ def _places_after(clause: Clause, head: Head, beside: bool) -> list[int]:
     return found
 
 
-def _unknown_place(clause: Clause, head: Head) -> bool:
+def unknown_place(clause: Clause, head: Head) -> bool:
     """'in the xyz' with a word no table knows: then nothing may be guessed from the context."""
     for i in range(head.index + 1, head.last):
         text = clause.items[i].text

@@ -19,6 +19,7 @@ from guidegen_data.reports.spelling import meant, near_misses
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)?[a-z]?(?![\w])|[^\W_][\w']*|[^\w\s]")
 # 'angiosarcoma', 'pheochromocytomas': names of tumours that no table lists.
 _TUMOUR_ENDING = re.compile(r"\w(?:sarcoma|carcinoma|blastoma|cytoma|lymphoma|fibroma|neurinoma|plasmoma)(s|ta)?$")
+_TUMOUR_LETTERS = ("oma", "omas", "omata")
 _HYPHEN = re.compile(r"(?<=\w)-(?=[^\W\d_])|(?<=[^\W\d_])-(?=\w)|'s\b")
 
 
@@ -50,6 +51,8 @@ class Lexicon:
     default_regions: list[str]
     default_sites: Mapping[str, str]
     weak_lesions: frozenset[str]
+    benign: frozenset[str]
+    diagnoses: frozenset[str]
     loose_phases: frozenset[str]
     phase_parts: Mapping[str, frozenset[str]]
     normal_when: Mapping[str, list[str]]
@@ -94,7 +97,7 @@ class Lexicon:
         if word not in self.trie and (name := meant(word, self.spelled)):
             return 1, self.trie[name][""]
         best = (1, ("word" if word[0].isalnum() else "punct", word))
-        if match := _TUMOUR_ENDING.search(word):
+        if word.endswith(_TUMOUR_LETTERS) and (match := _TUMOUR_ENDING.search(word)):
             best = (1, ("lesions" if match[1] else "lesion", ""))
         node = self.trie
         for j in range(i, len(tokens)):
@@ -150,6 +153,8 @@ def _build(name: str, organs: tuple[FindingOrgan, ...], regions: tuple[str, ...]
         default_regions=table.get("default_regions", list(regions)),
         default_sites=table.get("default_sites", {}),
         weak_lesions=frozenset(language["weak_lesion"]),
+        benign=frozenset(language["benign"]),
+        diagnoses=frozenset(language["diagnosis"]),
         loose_phases=frozenset(language["loose_phase"]),
         normal_when=table.get("normal_when", {}),
         bare_lobes=frozenset(table.get("lobes", {}).get("bare", ())),

@@ -16,6 +16,8 @@ _IN_A_PHRASE = ("measure", "attenuation", "status", "size_word", "word", "partia
 
 def mark_own_lengths(clause: Clause) -> None:
     """Gives lengths that an organ is said to have the role 'organ', so that no lesion of the clause takes them."""
+    if "measure" not in clause.kinds or set(HEADS).isdisjoint(clause.kinds):
+        return
     for i, item in enumerate(clause.items):
         if item.kind == "measure" and item.value.role == "size" and _is_own(clause, i):
             clause.items[i] = replace(item, value=replace(item.value, role="organ"))

@@ -99,8 +99,7 @@ class ScanClaims:
             self.notes.heard()
             self._parts.append((priority, parts, words))
         scan = clause.section in ("exam", "technique") or "ct" in clause.kinds
-        both = _BOTH.search(clause.text) is not None and (scan or "phase" in clause.kinds)
-        if both:
+        if (scan or "phase" in clause.kinds) and _BOTH.search(clause.text):
             self._claim(priority, "contrast", "with and without contrast")
         elif scan and _BARE_WITHOUT.search(clause.text):
             self._claim(priority, "non-contrast", "without")

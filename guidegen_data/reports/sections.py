@@ -162,6 +162,8 @@ def _sentences(text: str, section: str, opens_block: bool) -> list[Sentence]:
             found[-1] = f"{found[-1]} {piece}"
         else:
             found.append(piece)
-    short = [cut for piece in found for cut in textwrap.wrap(piece, _MAX_SENTENCE)]
+    # Wrapping is slow, and few pieces need it.
+    cuts = (textwrap.wrap(piece, _MAX_SENTENCE) if len(piece) > _MAX_SENTENCE else [piece.strip()] for piece in found)
+    short = [cut for pieces in cuts for cut in pieces]
     cleaned = [piece for piece in (_BULLET.sub("", piece).lower() for piece in short) if re.search(r"\w", piece)]
     return [Sentence(piece, section, i == 0, i == 0 and opens_block) for i, piece in enumerate(cleaned)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 # Shorter words are a letter away from too many others.
 _MIN_LETTERS = 7
@@ -17,7 +18,8 @@ def near_misses(names: Iterable[str]) -> frozenset[str]:
     return frozenset(n for n in names if len(n) >= _MIN_LETTERS and n.isalpha() and not n.endswith(_ADJECTIVES))
 
 
-def meant(word: str, names: Iterable[str]) -> str:
+@lru_cache(maxsize=8192)
+def meant(word: str, names: frozenset[str]) -> str:
     """The one name that the word is a letter away from, left out, added, changed or swapped; '' for none.
 
     The first letter must be right: 'ladder' is no bladder.
