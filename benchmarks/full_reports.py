@@ -27,7 +27,8 @@ class FullReport(NamedTuple):
 def load_full_reports(part: str) -> list[FullReport]:
     """The reports of one of FULL_PARTS, in the order of the file.
 
-    The rules were mended on `full reports`, not on the held-out ones. Raises GuideGenError for findings that the vocabulary does not hold.
+    The rules were mended on `full reports`, not on the held-out ones. Raises GuideGenError for findings that the
+    vocabulary does not hold.
     """
     entries = yaml.safe_load(_FILE.read_text(encoding="utf-8"))[part]
     return [FullReport(e["text"].strip(), anatomy_named(e.get("anatomy", "torso")), _truths(e)) for e in entries]

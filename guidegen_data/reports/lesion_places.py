@@ -95,7 +95,10 @@ def _narrowed(places: list[Place]) -> list[Place]:
     """'in the liver, the largest in segment 6': the part stands for the whole named before."""
     first = places[0] if places else None
     parts = [p for p in places[1:] if first and p.group == first.group and p.site and not first.site]
-    return [p for p in places if p is not first] if parts else places
+    if first is None or not parts:
+        return places
+    # 'in the left lung: 8 mm in the upper lobe': the side of the whole is that of its parts.
+    return [replace(p, side=p.side or first.side) if p in parts else p for p in places[1:]]
 
 
 def _from_host_noun(clause: Clause, head: Head) -> list[Place]:

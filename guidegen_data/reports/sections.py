@@ -80,7 +80,9 @@ def split_sentences(report: str, headings: Mapping[str, Sequence[str]]) -> list[
     for _ in range(3):
         text = _NUMBERED.sub(r"\1\2\1 ", text)
     text = _SPACED_LABEL.sub(r"\1: ", re.sub(r"\bi\.\s?v\.", "iv", text, flags=re.I))
-    text = "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else " " for c in text.replace("\r", "\n"))
+    text = text.replace("\r", "\n")
+    if not text.replace("\n", " ").isprintable():
+        text = "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else " " for c in text)
     pattern, kind_of = _heading_pattern(tuple((kind, tuple(names)) for kind, names in headings.items()))
     sentences: list[Sentence] = []
     section = ""
