@@ -1,8 +1,9 @@
 """Is free text read right? python -m benchmarks.abstraction [--label NAME] [--abstractor PATH_OR_HUB_ID --num N]
 
-Every paraphrase written by hand is read; each field of the findings is compared with what the text truly says. A lesion
-is matched to one that was read by organ and site, its size counts as right within 1 mm; a report counts as exact when
-every field is right. `page_ms` is the processor time for one page of report text (3,000 characters).
+Every paraphrase and every whole report written by hand is read; each field of the findings is compared with what the
+text truly says, or the nearest of what it may be read as. A lesion is matched to one that was read by organ and site,
+its size counts as right within 1 mm; a report counts as exact when every field is right. `page_ms` is the processor
+time for one page of report text (3,000 characters).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.full_reports import FULL_PARTS, FullReport, load_full_reports
 from benchmarks.paraphrases import PARTS, load_paraphrases
 from benchmarks.record import save
-from guidegen_data.anatomy import TORSO
+from guidegen_data.anatomy import TORSO, Anatomy
 from guidegen_data.errors import GuideGenError
 from guidegen_data.models.language_model import load_abstractor
 from guidegen_data.reports.abstraction import abstract_report
@@ -24,6 +26,7 @@ from guidegen_data.reports.findings import Findings, Lesion
 
 _SCAN_FIELDS = ("region", "phase", "sex", "age_decade", "habitus")
 _PAGE_CHARACTERS = 3000
+_HELD_OUT = (PARTS[-1], FULL_PARTS[-1])
 
 
 def compare(truth: Findings, read: Findings | None) -> Counter[str]:
@@ -81,18 +84,35 @@ def figures(counts: Counter[str]) -> dict[str, Any]:
     return done
 
 
-def read_all(part: str, read: Callable[[str], Findings], num: int | None, show: bool) -> dict[str, Any]:
-    """Figures over one part of the paraphrases, the first `num` of them; `show` prints what was not read right."""
+def nearest(truths: Sequence[Findings], read: Findings | None) -> tuple[Findings, Counter[str]]:
+    """Of what a text may be read as, what was read comes nearest to, and its counts."""
+
+    def right(counts: Counter[str]) -> tuple[int, int]:
+        extra = counts["extra statuses"] + counts["extra lesions"]
+        return counts["exact"], sum(n for name, n in counts.items() if name.endswith(" right")) - extra
+
+    return max(((truth, compare(truth, read)) for truth in truths), key=lambda pair: right(pair[1]))
+
+
+def load(part: str) -> list[FullReport]:
+    """The texts of one part, whichever file holds it."""
+    if part in FULL_PARTS:
+        return load_full_reports(part)
+    return [FullReport(text, TORSO, (truth,)) for text, truth in load_paraphrases(part)]
+
+
+def read_all(part: str, read: Callable[[str, Anatomy], Findings], num: int | None, show: bool) -> dict[str, Any]:
+    """Figures over one part of the texts, the first `num` of them; `show` prints what was not read right."""
     counts: Counter[str] = Counter()
-    for text, truth in load_paraphrases(part)[:num]:
+    for report in load(part)[:num]:
         try:
-            found = read(text)
+            found = read(report.text, report.anatomy)
         except GuideGenError as error:
             found, reason = None, str(error)
-        one = compare(truth, found)
+        truth, one = nearest(report.truths, found)
         counts.update(one)
         if show and not one["exact"]:
-            print(text.strip(), "\n  SAYS", truth.prompt(), "\n  READ", found.prompt() if found else reason)
+            print(report.text, "\n  SAYS", truth.prompt(), "\n  READ", found.prompt() if found else reason)
     return figures(counts)
 
 
@@ -116,19 +136,19 @@ def main() -> None:
     parser.add_argument(
         "--show",
         action="store_true",
-        help="print what was not read right, but for the last part, which nothing is mended on",
+        help="print what was not read right, but for the parts that nothing is mended on",
     )
     parser.add_argument("--abstractor", default="", help="chat model that reads instead of the rules")
     parser.add_argument("--num", type=int, help="read only so many of each part")
     args = parser.parse_args()
     abstractor = load_abstractor(args.abstractor)
 
-    def read(text: str) -> Findings:
-        return abstractor(text, TORSO).findings
+    def read(text: str, anatomy: Anatomy) -> Findings:
+        return abstractor(text, anatomy).findings
 
     done: dict[str, Any] = {}
-    for part in PARTS:
-        done[part] = read_all(part, read, args.num, args.show and part != PARTS[-1])
+    for part in (*PARTS, *FULL_PARTS):
+        done[part] = read_all(part, read, args.num, args.show and part not in _HELD_OUT)
     done |= {"page_characters": _PAGE_CHARACTERS, "page_ms": page_ms()}
     save("_".join(filter(None, ("abstraction", args.label))), done)
 

@@ -21,10 +21,11 @@ def load_paraphrases(part: str = "") -> list[tuple[str, Findings]]:
     """
     parts = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     entries = [entry for name in PARTS if part in ("", name) for entry in parts[name]]
-    return [(entry["text"].strip(), _findings(entry)) for entry in entries]
+    return [(entry["text"].strip(), findings_of(entry)) for entry in entries]
 
 
-def _findings(entry: dict[str, Any]) -> Findings:
+def findings_of(entry: dict[str, Any]) -> Findings:
+    """What an entry of a file of hand labels states, in the anatomy that it names."""
     return Findings(
         region=entry["region"],
         phase=entry.get("phase", ""),
@@ -33,4 +34,5 @@ def _findings(entry: dict[str, Any]) -> Findings:
         habitus=entry.get("habitus", ""),
         organs=entry.get("organs", {}),
         lesions=tuple(Lesion(organ, site, float(mm), *word) for organ, site, mm, *word in entry.get("lesions", ())),
+        anatomy_name=entry.get("anatomy", "torso"),
     )

@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.abstraction import compare, figures
+from benchmarks.abstraction import compare, figures, nearest
+from benchmarks.full_reports import FULL_PARTS, load_full_reports
 from benchmarks.paraphrases import PARTS, load_paraphrases
 from guidegen_data.anatomy import HABITUS, TORSO
 from guidegen_data.reports.abstraction import abstract_report
@@ -84,6 +85,24 @@ def test_the_rules_read_as_much_as_was_measured(part: str, exact: float) -> None
         counts.update(compare(truth, read))
     assert figures(counts)["exact_share"] >= exact
     assert refused <= 2
+
+
+def test_whole_reports_are_read_as_much_as_was_measured_in_every_reading_that_they_allow() -> None:
+    reports = load_full_reports("full reports")
+    assert [len(load_full_reports(part)) for part in FULL_PARTS] == [40, 12]
+    assert {report.anatomy.name for report in reports} == {"torso", "head-neck"}
+    assert max(len(report.truths) for report in reports) == 3
+    assert all(truth.anatomy_name == report.anatomy.name for report in reports for truth in report.truths)
+    read = [nearest(r.truths, abstract_report(r.text, r.anatomy).findings)[1]["exact"] for r in reports]
+    assert sum(read) >= 39
+
+
+def test_of_several_readings_the_nearest_one_counts() -> None:
+    arterial, venous = Findings(phase="arterial"), Findings(phase="portal venous")
+    assert nearest([arterial, venous], venous)[0] == venous
+    assert nearest([arterial, venous], arterial)[1]["exact"] == 1
+    assert nearest([arterial, venous], Findings(phase="non-contrast"))[1]["exact"] == 0
+    assert nearest([arterial, venous], None)[1]["errors"] == 1
 
 
 def test_the_comparison_counts_every_field_and_what_is_read_too_much() -> None:

@@ -25,19 +25,23 @@ from guidegen_data.reports.clauses import HEADS, Clause, Place, parse_clause
 from guidegen_data.reports.findings import Findings, Lesion
 from guidegen_data.reports.habitus_rules import HabitusClaims
 from guidegen_data.reports.lesion_list import LesionList
-from guidegen_data.reports.lesion_rules import LesionMention, lesion_mentions
+from guidegen_data.reports.lesion_rules import LesionMention, lesion_mentions, said_benign
 from guidegen_data.reports.lexicon import Lexicon, lexicon_for
+from guidegen_data.reports.lobes import LobeOwner
 from guidegen_data.reports.notes import Notes
+from guidegen_data.reports.own_lengths import mark_own_lengths
 from guidegen_data.reports.patient_rules import PatientClaims
 from guidegen_data.reports.scan_rules import ScanClaims
 from guidegen_data.reports.sections import split_sentences
 from guidegen_data.reports.status_list import StatusList
 from guidegen_data.reports.status_rules import status_mentions
 
+_LARGEST = ("largest", "biggest", "larger", "bigger", "dominant", "index")
 _NOT_A_SIZE = {
     "prior": "the size on an earlier scan",
     "distance": "a distance or a slice thickness, not a lesion's size",
     "bound": "a bound, used as the size only where no size is told",
+    "organ": "an organ's own length is not used",
     "other": "this quantity is not in the vocabulary",
 }
 
@@ -88,15 +92,19 @@ class _Reading:
         self.scan = ScanClaims(anatomy, self.lexicon, self.notes)
         self.statuses = StatusList(anatomy, self.lexicon, self.notes)
         self.lesions = LesionList(anatomy, self.lexicon, self.notes)
+        self.lobes = LobeOwner(self.lexicon)
         self._label: tuple[Place, ...] = ()
         self._recent: tuple[Place, ...] = ()
         self._section = ""
         self._listing = False
+        self._several = False
+        self._of_others = False
         self._labelled = False
 
     def read(self, clause: Clause) -> None:
         """Take everything one sentence says."""
-        if clause.section != self._section:
+        new_section = clause.section != self._section
+        if new_section:
             self._label, self._recent, self._section, self._labelled = (), (), clause.section, False
         # 'History: ...' and then 'Liver: ...' without a heading of its own: the findings have begun.
         self._labelled = self._labelled or bool(_label(clause))
@@ -104,6 +112,8 @@ class _Reading:
             clause.section = "findings"
         if clause.section == "comparison":
             return
+        self.lobes.assign(clause, new_section)
+        mark_own_lengths(clause)
         before = self.notes.taken
         self.patient.read(clause)
         self.habitus.read(clause)
@@ -122,8 +132,11 @@ class _Reading:
         for words, reason in dropped:
             self.notes.dropped(words, reason)
         places = tuple(item.value for item in clause.items if item.kind == "place" and item.value.group)
-        if not (mentions or dropped):
+        if not (mentions or dropped) and self._read_largest(clause, places):
+            self._read_measures(clause, True, pronoun, bool(places))
+        elif not (mentions or dropped):
             told = self._read_list_entry(clause, places) or (pronoun and self._read_place(clause, places))
+            told = told or self._read_benign(clause)
             self._read_measures(clause, False, pronoun, bool(places) and not told)
             if not (told or statuses) and self.notes.taken == before:
                 self.notes.dropped(clause.text, "nothing in it is in the vocabulary")
@@ -131,6 +144,10 @@ class _Reading:
             self._read_measures(clause, True, pronoun, bool(places))
         self._listing = clause.text.endswith(";") and (self._listing or _opens_list(clause))
         self._recent = places or self._recent
+        if mentions:
+            self._several, self._of_others = (mentions[-1].plural and not mentions[-1].doubt) or self._several, False
+        elif not set(HEADS).isdisjoint(clause.kinds):
+            self._several, self._of_others = False, True
 
     def _read_list_entry(self, clause: Clause, places: tuple[Place, ...]) -> bool:
         """'Metastases: RLL 3.5 cm; left adrenal 2.0 cm': what follows the ';' is a lesion without a noun of its own."""
@@ -139,6 +156,23 @@ class _Reading:
             return False
         self.lesions.add(LesionMention(places[0], None, "", clause.text, clause.section))
         return True
+
+    def _read_largest(self, clause: Clause, places: tuple[Place, ...]) -> bool:
+        """'The largest measures 34 mm', after several lesions and not after several cysts."""
+        sizes = [item.value for item in clause.items if item.kind == "measure" and item.value.role == "size"]
+        named = [i for i, item in enumerate(clause.items) if item.text in _LARGEST]
+        if not (self._several and named and sizes) or clause.flags[named[0]]:
+            return False
+        lengths = tuple(size for measure in sizes for size in measure.sizes_mm)
+        sides = tuple(item.value for item in clause.items if item.kind == "place" and item.value.group == "")
+        return self.lesions.largest_of_last(places or sides, lengths, clause.text, clause.section)
+
+    def _read_benign(self, clause: Clause) -> bool:
+        """'This is most consistent with a cyst.'"""
+        pointing = clause.kind(0) == "pronoun" or clause.items[0].text in ("this", "these", "findings")
+        if not pointing or clause.kind(1) not in ("verb", "characterising", "uncertain", "word"):
+            return False
+        return said_benign(clause, 1, self.lexicon) and self.lesions.retract_last(clause.text, clause.section)
 
     def _read_place(self, clause: Clause, places: tuple[Place, ...]) -> bool:
         """'It lies in the left upper lobe.'"""
@@ -153,7 +187,7 @@ class _Reading:
                 self.notes.dropped(item.text, _NOT_A_SIZE[item.value.role])
             elif item.kind == "measure" and not has_head:
                 longest = max(item.value.sizes_mm)
-                free = not has_place and not clause.flags[i]
+                free = not (has_place or self._of_others or clause.flags[i])
                 if not (free and self.lesions.size_of_last(longest, clause.text, clause.section)):
                     owner = "an organ's own length is not used" if has_place else "a length with no lesion named"
                     self.notes.dropped(clause.text, owner)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,9 +14,28 @@ HEADS = ("lesion", "lesions", "other")
 _ADJECTIVES = ("attenuation", "status", "size_word", "word", "measure")
 # 'the bladder is collapsed by a catheter': no noun after these is one that the organ describes.
 _CAUSES = ("due to", "secondary to", "from")  # 'stricture due to a 38 mm tumour': the tumour is there
-_NO_ADJECTIVES = ("by", "around", "after", "due", "because", "despite", "following", "during", "upstream", "downstream")
+_NO_ADJECTIVES = (
+    "with",
+    "containing",
+    "by",
+    "around",
+    "after",
+    "due",
+    "because",
+    "despite",
+    "following",
+    "during",
+    "upstream",
+    "downstream",
+)
 _MERGE_FILLERS = ("of", "the", "in", "its", "within", "on")
-_PART_WORDS = ("portion", "part", "aspect", "half", "lobes", "third", "pole", "region")
+_PART_WORDS = ("portion", "part", "aspect", "half", "lobes", "third", "pole", "region", "segment", "segments", "mid")
+_DIRECTION = re.compile(
+    r"(?:antero|postero|supero|infero|medio|latero)?(?:anterior|posterior|superior|inferior|lateral|medial|ventral|dorsal)"
+)
+_TREATED = re.compile(
+    r"\b(?:status post|s/p|post(?:[ -]op\w*)?(?![ -]?contrast)|underwent|undergoing|treated|\w+ectomy)\b"
+)
 _FLAG_KINDS = {"negation": "negated", "uncertain": "uncertain", "history": "historic"}
 _AFTER_KINDS = {"negation_after": "negated", "uncertain_after": "uncertain"}
 
@@ -63,10 +84,13 @@ class Clause:
 
 def parse_clause(sentence: Sentence, lexicon: Lexicon) -> Clause:
     """Tag, merge places, spread the triggers."""
-    items = _merge_places(lexicon.tag(sentence.text), lexicon)
+    items = _merge_places(list(_without_pairs(lexicon.tag(sentence.text))), lexicon)
     flags: list[set[str]] = [set() for _ in items]
     clause = Clause(sentence.text, sentence.section, items, flags)
     for i, item in enumerate(items):
+        if item.text in ("none", "nil") and i and items[i - 1].text == ":":
+            # 'New lesions: none.'
+            _spread_back(clause, i, "negated")
         if item.kind == "history" and item.text in _CAUSES and clause.kind(i + 1) in ("det", "measure", "count"):
             continue
         if item.kind in _FLAG_KINDS:
@@ -75,8 +99,10 @@ def parse_clause(sentence: Sentence, lexicon: Lexicon) -> Clause:
             _spread_back(clause, i, _AFTER_KINDS[item.kind])
         elif item.kind == "status" and item.value == "absent":
             _negate_lesion_subject(clause, i)
-        elif item.text == "for" and clause.kind(i - 1) == "named_status":
-            # 'nephrectomy for carcinoma'
+        elif item.text == "for" and (
+            clause.kind(i - 1) == "named_status" or _TREATED.search(sentence.text[: item.start])
+        ):
+            # 'nephrectomy for carcinoma', 'status post resection for cancer'
             _spread_forward(clause, i, "historic")
     if sentence.text.endswith("?"):
         for flag in flags:
@@ -97,6 +123,18 @@ def _as_place(item: Item, lexicon: Lexicon) -> Place | None:
     if item.kind == "side":
         return Place(side=item.value)
     return None
+
+
+def _without_pairs(items: list[Item]) -> Iterator[Item]:
+    """'the parotids': both organs, joined by 'and', where the two have no name in common."""
+    for item in items:
+        if item.kind == "pair":
+            first, second = item.value
+            yield replace(item, kind="organ", value=first)
+            yield replace(item, kind="conj", value="", text="and")
+            yield replace(item, kind="organ", value=second)
+        else:
+            yield item
 
 
 def _merge_places(items: list[Item], lexicon: Lexicon) -> list[Item]:
@@ -141,7 +179,9 @@ def _next_place(items: list[Item], last: int, place: Place, lexicon: Lexicon) ->
                 return j, replace(place, side=items[j].value)
             grown = _join(place, other, gap, lexicon)
             return None if grown is None else (j, grown)
-        if items[j].text not in (*_MERGE_FILLERS, *_PART_WORDS, ",", "("):
+        filler = items[j].text in (*_MERGE_FILLERS, *_PART_WORDS, ",", "(")
+        # 'left posterolateral bladder wall'
+        if not filler and not (items[j].kind == "word" and _DIRECTION.fullmatch(items[j].text)):
             return None
         gap.append(items[j].text)
     return None
@@ -162,7 +202,10 @@ def _join(first: Place, second: Place, gap: list[str], lexicon: Lexicon) -> Plac
         return replace(second, side=side) if "of" in gap else None
     if second.site:
         if first.site:
-            return replace(first, side=side) if (first.group, first.site) == (second.group, second.site) else None
+            if (first.group, first.site) == (second.group, second.site):
+                return replace(first, side=side)
+            # 'apical segment of the lower lobe': the larger part, which comes last, is known better.
+            return replace(second, side=side) if "of" in gap and first.group == second.group else None
         if first.group == "":
             return None if listed else replace(second, side=side)
         same = first.group == second.group or (second.bare and _hosts(first, second, lexicon))
@@ -233,3 +276,13 @@ def is_host_of_head(clause: Clause, place: int) -> bool:
     while clause.kind(k) in _ADJECTIVES and clause.items[k].text not in _NO_ADJECTIVES:
         k += 1
     return clause.kind(k) in HEADS
+
+
+def shared_subject(clause: Clause, i: int) -> int:
+    """'the bladder contains a catheter and is empty', said at 'empty': the item both verbs are said of, -1 for none."""
+    j = clause.skip_back(i - 1, ("verb", "word", "negation"))
+    if clause.kind(j + 1) != "verb" or clause.kind(j) != "conj":
+        return -1
+    first = next((k for k in range(j) if clause.kind(k) in ("place", *HEADS)), -1)
+    told = any(clause.kind(k) == "verb" for k in range(first + 1, j))
+    return first if told and clause.kind(first) == "place" else -1

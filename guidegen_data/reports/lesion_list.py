@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from guidegen_data.anatomy import Anatomy, FindingOrgan
 from guidegen_data.errors import FindingsError, GuideGenError, ReportError
 from guidegen_data.reports.clauses import Place
 from guidegen_data.reports.findings import MAX_LESION_MM, MAX_LESIONS, MIN_LESION_MM, Lesion
+from guidegen_data.reports.lesion_candidates import Candidate
 from guidegen_data.reports.lesion_rules import LesionMention
 from guidegen_data.reports.lexicon import Lexicon, group_name
 from guidegen_data.reports.notes import Notes
 
 DEFAULT_SIZE_MM = 20.0
-
-
-@dataclass
-class Candidate:
-    """A lesion of a known organ; `site` and `size_mm` are None while no sentence has stated them.
-
-    `chosen` says which side was taken for an organ named without one; any stated side overrules it.
-    """
-
-    organ: FindingOrgan
-    site: str | None
-    size_mm: float | None
-    attenuation: str
-    mention: LesionMention
-    chosen: str = ""
-
-    def agrees(self, other: Candidate) -> bool:
-        """Whether both can be one lesion: nothing that both state differs (sizes by 3 mm or a fifth at most)."""
-        loose_side = (self.chosen or other.chosen) and self.organ.class_name == other.organ.class_name
-        if (self.organ != other.organ and not loose_side) or (self.site and other.site and self.site != other.site):
-            return False
-        if self.attenuation and other.attenuation and self.attenuation != other.attenuation:
-            return False
-        if self.size_mm is None or other.size_mm is None:
-            return True
-        return abs(self.size_mm - other.size_mm) <= max(3.0, 0.2 * max(self.size_mm, other.size_mm))
-
-    def distance(self, other: Candidate) -> float:
-        """How far two agreeing candidates are from saying the same, for matching the closest first."""
-        apart = 1.0 if self.size_mm is None or other.size_mm is None else abs(self.size_mm - other.size_mm)
-        return apart + 0.5 * (self.site != other.site) + 0.25 * (self.attenuation != other.attenuation)
-
-    def absorb(self, other: Candidate) -> None:
-        """Take from another mention of the same lesion what this one does not state."""
-        if self.chosen and not other.chosen:
-            self.organ, self.chosen = other.organ, ""
-        self.site = self.site or other.site
-        self.size_mm = self.size_mm if self.size_mm is not None else other.size_mm
-        self.attenuation = self.attenuation or other.attenuation
 
 
 class LesionList:
@@ -62,6 +24,7 @@ class LesionList:
         self.candidates: list[Candidate] = []
         self.misfits: list[GuideGenError] = []
         self.said_none = False
+        self._homeless: LesionMention | None = None
 
     def add(self, mention: LesionMention) -> None:
         """Take a mention, or note why not."""
@@ -79,7 +42,8 @@ class LesionList:
             )
         else:
             for candidate in self._candidates(mention):
-                if not (self._repeats_above(candidate)):
+                if not self._repeats_above(candidate):
+                    self._take_home(candidate)
                     self.candidates.append(candidate)
 
     def size_of_last(self, size_mm: float, quote: str, section: str) -> bool:
@@ -112,17 +76,82 @@ class LesionList:
             self.candidates[-1].attenuation = attenuation
             self.notes.used(quote, f"attenuation of the {self.candidates[-1].organ.name} lesion before")
 
+    def largest_of_last(self, places: tuple[Place, ...], sizes_mm: tuple[float, ...], quote: str, section: str) -> bool:
+        """'The largest, in segment 7, measures 34 mm': size and place of one of the several lesions named last."""
+        several = [c for c in self.candidates if c.mention.plural and c.mention.section == section]
+        group = [c for c in several if c.mention.quote == several[-1].mention.quote and c.size_mm is None]
+        if not group or len(places) > max(1, len(sizes_mm)):
+            return False
+        slots = places if len(places) == len(sizes_mm) else (*places, Place(""))[:1] * len(sizes_mm)
+        used = False
+        for place, size_mm in zip(slots, sizes_mm, strict=True):
+            model = next((c for c in group if c.size_mm is None), replace(group[0], site=None, size_mm=None))
+            used |= self._settle(model, group, place, size_mm)
+        if used:
+            self.notes.used(quote, f"the largest of the {group[0].organ.name} lesions before")
+        return used
+
+    def _settle(self, model: Candidate, group: list[Candidate], place: Place, size_mm: float) -> bool:
+        """Give the size and the place to the lesion of the group on that side, else to `model`, if it can be there."""
+        name = group_name(model.organ)
+        if place.group not in ("", name):
+            return False
+        organs = self.lexicon.organs_of(name, place.side)
+        beside = [c for c in group if c.organ in organs and c.size_mm is None and place.side]
+        chosen = beside[0] if beside else model
+        if place.side and organs and not beside:
+            if not (chosen.chosen or chosen.size_mm is not None):
+                return False
+            chosen.organ, chosen.chosen = organs[0], ""
+        chosen.size_mm = size_mm
+        chosen.site = place.site if place.site and place.site in chosen.organ.sites else chosen.site
+        if chosen not in self.candidates:
+            self.candidates.append(chosen)
+        return True
+
+    def retract_last(self, quote: str, section: str) -> bool:
+        """'This is consistent with a cyst': what was named last is no lesion of this vocabulary."""
+        last = self.candidates[-1] if self.candidates else None
+        if last is None or last.mention.section != section:
+            return False
+        self.candidates = [c for c in self.candidates if c.mention.quote != last.mention.quote]
+        self.notes.dropped(last.mention.quote, f"it is said to be no tumour: {quote!r}")
+        return True
+
+    def _take_home(self, candidate: Candidate) -> None:
+        """'A 33 mm mass is seen ... the bladder mass': what is pointed at without a size is what had no organ."""
+        lost = self._homeless
+        if (
+            lost
+            and candidate.mention.definite
+            and candidate.size_mm is None
+            and lost.section == candidate.mention.section
+        ):
+            candidate.size_mm, self._homeless = lost.size_mm, None
+            candidate.attenuation = candidate.attenuation or lost.attenuation
+
     def _add_pointing(self, mention: LesionMention) -> None:
         if mention.definite and self.candidates and self.candidates[-1].mention.section == mention.section:
             last = self.candidates[-1]
             last.absorb(Candidate(last.organ, None, mention.size_mm, mention.attenuation, mention, last.chosen))
             self.notes.used(mention.quote, f"said of the {last.organ.name} lesion before")
             return
+        if mention.further and mention.size_mm is not None and mention.place is None and self._add_further(mention):
+            return
         self.notes.dropped(mention.quote, "a lesion without an organ that this vocabulary knows")
+        self._homeless = mention if mention.size_mm is not None else self._homeless
         if mention.size_mm is not None or not mention.definite:
             self.misfits.append(
                 ReportError(f"expected a lesion with the organ it sits in, got one without; {self._hosts()}.")
             )
+
+    def _add_further(self, mention: LesionMention) -> bool:
+        """'A second nodule of 11 mm': in the organ of the one before, on its side."""
+        last = self.candidates[-1] if self.candidates else None
+        if last is None or last.mention.section != mention.section:
+            return False
+        self.candidates.append(Candidate(last.organ, None, mention.size_mm, mention.attenuation, mention, last.chosen))
+        return True
 
     def _candidates(self, mention: LesionMention) -> list[Candidate]:
         place = mention.place
@@ -189,6 +218,9 @@ class LesionList:
         """The lesion with its defaults; None, with a misfit, when the schema cannot hold it."""
         organ, quote = candidate.organ, candidate.mention.quote
         notes = [candidate.chosen] if candidate.chosen else []
+        if candidate.is_empty:
+            self.notes.dropped(quote, "a disease without a size, a site or a density: no lesion is taken")
+            return None
         if not organ.sites:
             self.notes.dropped(quote, f"a lesion of the {organ.name} is not in this vocabulary")
             self.misfits.append(
@@ -197,7 +229,7 @@ class LesionList:
             return None
         site = candidate.site
         if site is None:
-            site = self.lexicon.default_sites.get(organ.name, organ.sites[0])
+            site = self._default_site(organ)
             if site:
                 notes.append(f"site not stated: {site} taken")
         size = candidate.size_mm
@@ -212,6 +244,11 @@ class LesionList:
         words = filter(None, ("lesion", organ.name, site, f"{size:g} mm", candidate.attenuation))
         self.notes.used(quote, " ".join(words) + (f" ({'; '.join(notes)})" if notes else ""))
         return Lesion(organ.name, site, size, candidate.attenuation)
+
+    def _default_site(self, organ: FindingOrgan) -> str:
+        """The site of the organ's own name, else of the name that it shares with the other side, else its first."""
+        sites = self.lexicon.default_sites
+        return sites.get(organ.name) or sites.get(group_name(organ)) or organ.sites[0]
 
     def _hosts(self) -> str:
         hosts = ", ".join(o.name for o in self.anatomy.organs if o.sites)

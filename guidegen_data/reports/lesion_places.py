@@ -22,6 +22,7 @@ PREMODIFIERS = (
 )
 FUNCTION_WORDS = ("with", "that", "as", "than", "by", "when")
 _LARGEST = ("largest", "biggest", "dominant")
+_INSIDE = ("in", "within", "inside", "involving", "to", "into", "affecting", "replacing")
 # 'one in segment 2 (14 mm), the other in segment 8 (22 mm)'
 _OTHERS = ("other", "another", "second", "third", "one", "latter", "former", "further", "next", "last")
 
@@ -42,11 +43,13 @@ def hosts_of(clause: Clause, head: Head, context: tuple[Place, ...], lexicon: Le
     implied = implied_group(clause, head)
     found: list[Place] = _narrowed([clause.items[i].value for i in after])
     sides_only = all(place.group == "" and not place.site for place in found)
-    if before is not None and found and (adjacent or sides_only):
+    if before is not None and found and adjacent and _stays_outside(clause, before, after[0]):
+        found = [clause.items[before].value]
+    elif before is not None and found and (adjacent or sides_only):
         found = [_combine(clause.items[before].value, place) for place in found]
     elif before is not None and not found:
         found = [clause.items[before].value]
-    elif not found and not _unknown_place(clause, head):
+    elif not found and not unknown_place(clause, head):
         found = _from_host_noun(clause, head) or _from_context(context) or ([Place(implied)] if implied else [])
     values = [item.value for item in clause.items[head.first : head.last + 1] if item.kind == "place"]
     context = (*_named_before(clause, head), *context)
@@ -56,6 +59,12 @@ def hosts_of(clause: Clause, head: Head, context: tuple[Place, ...], lexicon: Le
         found = [replace(found[0], site=_site_later(clause, head, found[0]))]
     doubtful = bool(after) and before is None and all(_is_doubtful(clause, head.index, i) for i in after)
     return found, "its place is uncertain" if doubtful else ""
+
+
+def _stays_outside(clause: Clause, before: int, after: int) -> bool:
+    """'peritoneal deposit along the liver': what grows in another part is in the organ only where 'in' says so."""
+    j = clause.skip_back(after - 1, ("det",))
+    return clause.items[before].value.group is None and clause.items[j].text not in _INSIDE
 
 
 def implied_group(clause: Clause, head: Head) -> str:
@@ -86,7 +95,10 @@ def _narrowed(places: list[Place]) -> list[Place]:
     """'in the liver, the largest in segment 6': the part stands for the whole named before."""
     first = places[0] if places else None
     parts = [p for p in places[1:] if first and p.group == first.group and p.site and not first.site]
-    return [p for p in places if p is not first] if parts else places
+    if first is None or not parts:
+        return places
+    # 'in the left lung: 8 mm in the upper lobe': the side of the whole is that of its parts.
+    return [replace(p, side=p.side or first.side) if p in parts else p for p in places[1:]]
 
 
 def _from_host_noun(clause: Clause, head: Head) -> list[Place]:
@@ -135,16 +147,20 @@ def _has_site(group: str, site: str, lexicon: Lexicon) -> bool:
 def _place_before(clause: Clause, last: int, first: int) -> tuple[int | None, bool]:
     """'liver lesion' (adjacent), 'the liver contains a lesion': the last place before that is its subject, if any."""
     adjacent = True
-    told = False
+    told = held = False
     for i in range(last, first - 1, -1):
         item = clause.items[i]
         if item.kind == "place":
             return (None, False) if _is_beside(clause, i, first) else (i, adjacent)
+        # 'the spleen is large and contains a lesion' goes on about the spleen.
+        if item.kind == "conj" and clause.kind(i + 1) == "verb":
+            continue
         if item.kind == "conj" or (item.kind == "scope_break" and not item.text.startswith("there")):
             return None, False
-        # 'spleen normal, 2 cm mass': the comma ends what is said of the spleen.
+        # 'spleen normal, 2 cm mass': the comma ends what is said of the spleen, but not before 'with a 2 cm mass'.
+        held = held or item.text in ("with", "containing")
         told = told or item.text == ","
-        if told and item.kind == "status":
+        if told and not held and item.kind == "status":
             return None, False
         adjacent = adjacent and item.kind in PREMODIFIERS and item.text not in FUNCTION_WORDS
     return None, False
@@ -161,6 +177,11 @@ def _places_after(clause: Clause, head: Head, beside: bool) -> list[int]:
     When the organ stands `beside` the noun already, another one counts only after a word such as 'in'.
     """
     found: list[int] = []
+    num_sizes = sum(
+        len(item.value.sizes_mm)
+        for item in clause.items[head.index : head.last + 1]
+        if item.kind == "measure" and item.value.role == "size" and clause.kind(head.index) == "lesions"
+    )
     near = origin = joined = led = False
     for i in range(head.index + 1, head.last + 1):
         item = clause.items[i]
@@ -170,14 +191,15 @@ def _places_after(clause: Clause, head: Head, beside: bool) -> list[int]:
         if item.kind == "locative" and origin:
             origin = item.text not in ("in", "within", "to", "involving")
         if item.kind == "place" and not near and not origin:
-            told = clause.kind(i + 1) in ("verb", "status")
+            # 'in segments 2 and 8 measuring 1 and 3 cm': as many lengths as places are of them in turn.
+            told = clause.kind(i + 1) in ("verb", "status") and not (joined and num_sizes == len(found) + 1)
             if (found and (not joined or told)) or (
                 not found and not led and (told or (beside and item.value.explicit))
             ):
                 break
             found.append(i)
             joined = False
-        elif item.kind in ("conj", "scope_break") or item.text in (",", "/", ";"):
+        elif item.kind in ("conj", "scope_break") or item.text in (",", "/", ";", ":"):
             joined = True
             near = False
         elif (
@@ -189,7 +211,7 @@ def _places_after(clause: Clause, head: Head, beside: bool) -> list[int]:
     return found
 
 
-def _unknown_place(clause: Clause, head: Head) -> bool:
+def unknown_place(clause: Clause, head: Head) -> bool:
     """'in the xyz' with a word no table knows: then nothing may be guessed from the context."""
     for i in range(head.index + 1, head.last):
         text = clause.items[i].text

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from guidegen_data.reports.clauses import HEADS, Clause, Place
-from guidegen_data.reports.lesion_places import FUNCTION_WORDS, PREMODIFIERS, Head, hosts_of
+from guidegen_data.reports.lesion_places import FUNCTION_WORDS, PREMODIFIERS, Head, hosts_of, unknown_place
 from guidegen_data.reports.lexicon import Lexicon
+
+# What a lesion is likely to be is taken, what it may be is not.
+_LIKELY = ("likely", "probably", "probable", "presumed", "presumably", "suggestive of", "suggesting", "suggests")
+_PERHAPS = ("may", "might", "may be", "may represent", "could be", "could represent", "possible", "possibly", "whether",
+            "cannot exclude", "rule out", "?", "differential", "if")  # fmt: skip
+_CHOICES = ("or", "versus", "vs")
+_BEFORE_NOUN = ("word", "det", "attenuation", "size_word", "partial", "status", "neutral", "verb", "count", "many")
+_LENGTH_BEFORE = re.compile(r"\b(?:over|length of|long segment of)(?: a length of| about| approximately)*\s?$")
+_LENGTH_AFTER = re.compile(r"\s?(?:long\b|in length|length)")
+_FURTHER = ("second", "third", "another", "additional", "further", "smaller", "larger")
+_PURPOSES = ("staging", "restaging", "screening", "surveillance", "protocol", "follow up", "workup", "work up")
 
 
 @dataclass(frozen=True)
 class LesionMention:
     """One lesion as written: `place` None when no body part is named; `size_mm` None when no length is given.
 
-    `definite` marks 'the mass', which points back; `doubt` is why it is not to be used ('' when it is).
+    `definite` marks 'the mass', which points back, `further` 'a second mass', which is where the one before is;
+    `diagnosis` a noun that names a disease more than a thing. `doubt` is why it is not to be used ('' when it is).
     """
 
     place: Place | None
@@ -24,6 +37,8 @@ class LesionMention:
     section: str
     definite: bool = False
     plural: bool = False
+    further: bool = False
+    diagnosis: bool = False
     size_word: str = ""
     doubt: str = ""
 
@@ -35,7 +50,10 @@ def lesion_mentions(
     mentions: list[LesionMention] = []
     dropped: list[tuple[str, str]] = []
     for head in _heads(clause, lexicon):
-        if clause.items[head.index].kind == "other":
+        if said_benign(clause, head.index + 1, lexicon):
+            dropped.append((clause.quote(head.first, head.last), "it is said to be no tumour"))
+            continue
+        if clause.items[head.index].kind == "other" and not _grows_along(clause, head):
             if _sizes(clause, head.first, head.last):
                 dropped.append(
                     (clause.quote(head.first, head.last), "not a tumour, which is all this vocabulary measures")
@@ -60,6 +78,49 @@ def _heads(clause: Clause, lexicon: Lexicon) -> list[Head]:
     starts = [0] + [_premodifier_start(clause, b, a) for a, b in pairwise(indices)]
     ends = [start - 1 for start in starts[1:]] + [len(clause.items) - 1]
     return [Head(i, a, b) for i, a, b in zip(indices, starts, ends, strict=True)]
+
+
+def said_benign(clause: Clause, start: int, lexicon: Lexicon) -> bool:
+    """Whether the words from `start` on say of a lesion that it is a cyst, an abscess, a scar: 'likely a simple cyst'.
+
+    What it may or could be, or is next to another choice, does not count.
+    """
+    claimed = -1
+    for i in range(start, len(clause.items)):
+        item = clause.items[i]
+        if item.text in lexicon.benign and item.kind in ("other", "place"):
+            choice = any(after.text in _CHOICES for after in clause.items[i + 1 : i + 3])
+            return claimed >= 0 and not choice and "negated" not in clause.flags[i]
+        if item.kind == "characterising" or item.text in _LIKELY:
+            claimed = i
+        elif item.kind == "verb" and item.text in ("is", "are"):
+            # 'the lesion is a cyst', not 'the lesion is stable. A cyst ...'
+            claimed = i if clause.kind(i + 1) in ("det", "word", "other") else -1
+        elif item.kind in ("lesion", "lesions", "scope_break") or item.text in (*_CHOICES, *_PERHAPS, ";", "and"):
+            claimed = -1
+            if item.kind != "punct":
+                return False
+        elif claimed >= 0 and item.kind not in _BEFORE_NOUN:
+            claimed = -1
+    return False
+
+
+def _grows_along(clause: Clause, head: Head) -> bool:
+    """'thickening of the antrum, 6 cm long, consistent with the known tumour': a tumour as long as that."""
+    after = range(head.index + 1, head.last + 1)
+    named = [i for i in after if clause.kind(i) in ("lesion", "lesions") and not clause.flags[i]]
+    if "thickening" not in clause.items[head.index].text or not named:
+        return False
+    claimed = any(clause.kind(i) == "characterising" for i in range(head.index, named[0]))
+    return claimed and any(_is_long(clause, i) for i in after if clause.kind(i) == "measure")
+
+
+def _is_long(clause: Clause, i: int) -> bool:
+    item = clause.items[i]
+    return item.value.role in ("size", "bound") and (
+        _LENGTH_BEFORE.search(clause.text[: item.start]) is not None
+        or _LENGTH_AFTER.match(clause.text[item.end :]) is not None
+    )
 
 
 def _is_strong(clause: Clause, i: int) -> bool:
@@ -136,7 +197,12 @@ def _read_head(
     start = _premodifier_start(clause, head.index, head.first - 1)
     plural = item.kind == "lesions"
     places, doubtful_place = hosts_of(clause, head, context, lexicon)
-    densities = [i.value for i in segment if i.kind == "attenuation"]
+    stated = "negated" not in clause.flags[head.index]
+    densities = [
+        item.value
+        for item, flags in zip(segment, clause.flags[head.first : head.last + 1], strict=True)
+        if item.kind == "attenuation" and not (stated and "negated" in flags)
+    ]
     words = [i.text for i in clause.items[start : head.index] if i.text in lexicon.size_mm]
     base = LesionMention(
         place=None,
@@ -147,8 +213,13 @@ def _read_head(
         definite=any(i.kind == "det" and i.value == "definite" for i in clause.items[start : head.index]),
         plural=plural,
         size_word=words[0] if words else "",
+        further=not unknown_place(clause, head) and any(i.text in _FURTHER for i in clause.items[start : head.index]),
+        diagnosis=item.text in lexicon.diagnoses,
         doubt=_doubt(clause, head.index) or doubtful_place,
     )
+    if head.index + 1 < len(clause.items) and clause.items[head.index + 1].text in _PURPOSES:
+        # 'HCC surveillance'
+        base = replace(base, doubt=base.doubt or "the purpose of the scan, not a finding of it")
     count = next((i.value for i in clause.items[start : head.index] if i.kind == "count"), 1)
     return _expand(base, places, _sizes(clause, head.first, head.last), count if plural else 1)
 

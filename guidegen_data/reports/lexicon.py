@@ -14,10 +14,12 @@ import yaml
 
 from guidegen_data.anatomy import Anatomy, FindingOrgan
 from guidegen_data.reports.measures import Measure, find_measures
+from guidegen_data.reports.spelling import meant, near_misses
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)?[a-z]?(?![\w])|[^\W_][\w']*|[^\w\s]")
 # 'angiosarcoma', 'pheochromocytomas': names of tumours that no table lists.
 _TUMOUR_ENDING = re.compile(r"\w(?:sarcoma|carcinoma|blastoma|cytoma|lymphoma|fibroma|neurinoma|plasmoma)(s|ta)?$")
+_TUMOUR_LETTERS = ("oma", "omas", "omata")
 _HYPHEN = re.compile(r"(?<=\w)-(?=[^\W\d_])|(?<=[^\W\d_])-(?=\w)|'s\b")
 
 
@@ -26,8 +28,8 @@ class Item:
     """A tagged stretch text[start:end] of a sentence: `kind` says what it is, `value` what it means.
 
     Kinds: 'organ' (group name), 'site' (group, site, side), 'baresite' (site name), 'other_organ', 'side', 'lesion',
-    'lesions' (implied group or ''), 'other', 'status', 'named_status', 'measure' and the triggers of lexicon.yaml;
-    'word' and 'punct' are what no phrase covers.
+    'pair' (two group names), 'lesions' (implied group or ''), 'other', 'status', 'named_status', 'measure' and the
+    triggers of lexicon.yaml; 'word' and 'punct' are what no phrase covers.
     """
 
     kind: str
@@ -49,7 +51,14 @@ class Lexicon:
     default_regions: list[str]
     default_sites: Mapping[str, str]
     weak_lesions: frozenset[str]
+    benign: frozenset[str]
+    diagnoses: frozenset[str]
     loose_phases: frozenset[str]
+    phase_parts: Mapping[str, frozenset[str]]
+    normal_when: Mapping[str, list[str]]
+    bare_lobes: frozenset[str]
+    lobed_others: frozenset[str]
+    spelled: frozenset[str] = frozenset()
     trie: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def add(self, kind: str, value: Any, phrases: Iterable[object]) -> None:
@@ -85,8 +94,10 @@ class Lexicon:
 
     def _longest(self, tokens: list[tuple[str, int, int]], i: int, stop: int) -> tuple[int, tuple[str, Any]]:
         word = tokens[i][0]
+        if word not in self.trie and (name := meant(word, self.spelled)):
+            return 1, self.trie[name][""]
         best = (1, ("word" if word[0].isalnum() else "punct", word))
-        if match := _TUMOUR_ENDING.search(word):
+        if word.endswith(_TUMOUR_LETTERS) and (match := _TUMOUR_ENDING.search(word)):
             best = (1, ("lesions" if match[1] else "lesion", ""))
         node = self.trie
         for j in range(i, len(tokens)):
@@ -142,10 +153,18 @@ def _build(name: str, organs: tuple[FindingOrgan, ...], regions: tuple[str, ...]
         default_regions=table.get("default_regions", list(regions)),
         default_sites=table.get("default_sites", {}),
         weak_lesions=frozenset(language["weak_lesion"]),
+        benign=frozenset(language["benign"]),
+        diagnoses=frozenset(language["diagnosis"]),
         loose_phases=frozenset(language["loose_phase"]),
+        normal_when=table.get("normal_when", {}),
+        bare_lobes=frozenset(table.get("lobes", {}).get("bare", ())),
+        lobed_others=frozenset(table.get("lobes", {}).get("others", ())),
+        phase_parts={p: frozenset([part]) for part, names in table.get("phase_parts", {}).items() for p in names},
     )
     _add_anatomy(lexicon, table, organs, regions)
     _add_language(lexicon, language)
+    names = {n for group, phrases in table.get("organs", {}).items() for n in (group, *phrases)} | lexicon.plurals
+    lexicon.spelled = near_misses(name for name in names | set(groups) if name in lexicon.trie)
     return lexicon
 
 
@@ -165,6 +184,8 @@ def _add_anatomy(
     for group, site, side, phrases in table.get("sites", ()):
         lexicon.add("site", (group, site, side), phrases)
         lexicon.add("site", (group, site, side), _segment_spellings(phrases))
+    for names, phrases in table.get("pairs", ()):
+        lexicon.add("pair", tuple(names), phrases)
     for site in {site for organ in organs for site in organ.sites if site}:
         lexicon.add("baresite", site, [site])
     for group, phrases in table.get("lesions", {}).items():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 _NUMBER = r"\d{1,3}(?:[.,]\d{1,2})?(?![\d])"
-_UNIT = r"(?:mm|millimet(?:er|re)s?|cm|centimet(?:er|re)s?)\b"
+_UNIT = r"(?:mms?|millimet(?:er|re)s?|cms?|centimet(?:er|re)s?)\b"
 _CHAIN = re.compile(
     rf"(?<![\w.,/])({_NUMBER})\s?({_UNIT})?(?:\s?(?:x|by|\*|-|to|and|or|,|/)\s?{_NUMBER}\s?(?:{_UNIT})?)*"
 )
@@ -24,20 +24,36 @@ _COUNTS = re.compile(
 )
 _DISTANCE_BEFORE = re.compile(
     r"\b(?:thickness(?: of)?|collimation(?: of)?|every|distance(?: of)?|pitch|interval(?: of)?|margin of"
-    r"|reconstructed at)(?: about| approximately)?\s?$"
+    r"|reconstructed at)(?: about| approximately| up to)?\s?$"
 )
 _DISTANCE_AFTER = re.compile(
-    r"\s?(?:from|above|below|proximal|distal|away|superior to|inferior to|deep|(?:thick |axial |contiguous )*"
-    r"(?:slices?|sections?|images?|cuts)|collimation|reconstruct\w*|intervals?|increments?|slice thickness|margin)\b"
+    r"\s?(?:from(?! \d)|thick(?:ness)?\b|in thickness|above|below|proximal|distal|away|superior to|inferior to|deep"
+    r"|(?:thick |axial |contiguous )*(?:slices?|sections?|images?|cuts)|collimation|reconstruct\w*|intervals?"
+    r"|increments?|slice thickness|margin)\b"
 )
 _BOUND_BEFORE = re.compile(
     r"(?:[<>]|\b(?:less than|more than|smaller than|larger than|greater than|over|under|exceeding))\s?$"
 )
+_THEN = r"(?:previous(?:ly)?|prev|prior(?:ly)?|formerly|earlier|initial(?:ly)?|originally|baseline|nadir|last)"
 _PRIOR_BEFORE = re.compile(
-    r"\b(?:previously|prior|formerly|earlier|had measured|compared (?:to|with)|versus|vs\.?)"
-    r"(?: measured| measuring| about| approximately| at| size)?[:(]?\s?$"
+    rf"\b(?:{_THEN}|had measured|had been|used to (?:be|measure)|compared (?:to|with)|versus|vs\.?)"
+    rf"(?: (?:{_THEN}|the|a|size|values?|measure(?:d|ments?)|measuring|dimensions?|diameter|study|scan|exam(?:ination)?"
+    r"|ct|was|were|of|at|to|in|about|approximately)){0,6}[:,(]?\s?$"
 )
-_PRIOR_AFTER = re.compile(r"\s?(?:previously|before|earlier|on (?:the )?prior|in (?:19|20)\d\d|on \d)\b")
+_PRIOR_AFTER = re.compile(
+    rf"\s?(?:at |in |on )?(?:the )?(?:{_THEN}|before|in (?:19|20)\d\d|on \d"
+    r"|\w+ (?:days?|weeks?|months?|years?) (?:ago|before|earlier))\b(?! (?:to|the)\b)"
+)
+_FROM_BEFORE = re.compile(r"\b(?:up|down|increased|decreased|grown|shrunk|enlarged|reduced) from\s?$")
+# What these words stand before is of now, and what one clause said before them of then: '15 mm nodule now 9 mm'.
+_NOW_BEFORE = re.compile(
+    r"\b(?:now|currently|today|at present|presently"
+    r"|(?:increased|decreased|grown|shrunk|enlarged|reduced|regressed|progressed)(?: \w+){0,3}? to)"
+    r"(?: (?:is|are|measures?|measuring|at|about|approximately|to|only|up)){0,4}[:,(]?\s?$"
+)
+_NEW_STATEMENT = re.compile(r"[,;]| and ")
+# '32 mm (was 41 mm)', 'to 32 mm from 20 mm': after a size of now, that of then.
+_WAS_BEFORE = re.compile(r"(?:[(,;] ?(?:it |this )?(?:was|were)|\bfrom)(?: about| approximately)?\s?$")
 _NOT_A_LENGTH = re.compile(r"(?<![\w.,])-?\d{1,4}(?:[.,]\d+)?\s?(hu|hounsfield units?|ml|cc|msv|kv|kvp|mas)\b")
 
 
@@ -46,7 +62,7 @@ class Measure:
     """A length claim at text[start:end]: one size in mm, or several when the text lists several, and its role.
 
     `role` is 'size' (of a thing now), 'prior' (of an earlier scan), 'distance' (between things, slice thickness),
-    'bound' ('less than 2 cm') or 'other' (a quantity that is no length; sizes_mm is then empty).
+    'bound' ('less than 2 cm'), 'organ' (of an organ itself) or 'other' (no length; sizes_mm is then empty).
     """
 
     start: int
@@ -60,7 +76,24 @@ def find_measures(text: str) -> list[Measure]:
     found = [Measure(m.start(), m.end(), (), "other") for m in _NOT_A_LENGTH.finditer(text)]
     for match in _CHAIN.finditer(text):
         found += _measures_of(text, match)
-    return sorted(found, key=lambda m: m.start)
+    return _dated(text, sorted(found, key=lambda m: m.start))
+
+
+def _dated(text: str, measures: list[Measure]) -> list[Measure]:
+    """The measures with the role 'prior' for sizes that the others of the sentence show to be of an earlier scan."""
+    dated = list(measures)
+    for i, measure in enumerate(dated):
+        earlier = [j for j in range(i) if dated[j].role == "size"]
+        before = text[max(0, measure.start - _REACH) : measure.start]
+        if measure.role != "size" or not earlier:
+            continue
+        if _WAS_BEFORE.search(before):
+            dated[i] = replace(measure, role="prior")
+        elif (now := _NOW_BEFORE.search(before)) is not None:
+            told = text[dated[earlier[-1]].end : measure.start - len(now.group())]
+            if not _NEW_STATEMENT.search(told):
+                dated[earlier[-1]] = replace(dated[earlier[-1]], role="prior")
+    return dated
 
 
 class _Link(NamedTuple):
@@ -95,7 +128,11 @@ def _measures_of(text: str, match: re.Match[str]) -> list[Measure]:
 def _measure(text: str, links: list[_Link]) -> Measure:
     start, end = links[0].start, links[-1].end
     before = text[max(0, start - _REACH) : start]
-    return Measure(start, end, _sizes(links, before), _role(before, text[end : end + _REACH]))
+    role = _role(before, text[end : end + _REACH])
+    # 'decreased from 3 cm' tells the old size, 'from 3 cm to 2 cm' the new one too.
+    if role == "size" and _FROM_BEFORE.search(before) and all(link.joint != "to" for link in links):
+        role = "prior"
+    return Measure(start, end, _sizes(links, before), role)
 
 
 def _sizes(links: list[_Link], before: str) -> tuple[float, ...]:

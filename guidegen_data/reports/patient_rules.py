@@ -8,10 +8,14 @@ from guidegen_data.errors import FindingsError
 from guidegen_data.reports.clauses import Clause
 from guidegen_data.reports.notes import Notes
 
+_DIGIT = re.compile(r"\d")
 _AGES = (
     re.compile(r"\b(\d{1,3})\s*-?\s*(?:years?|yrs?|y)\s*[-./]?\s*(?:old\b|of age\b|o\b)"),
     re.compile(r"\bage[d:=]?\s*[:=]?\s*(\d{1,3})\b(?!\s?(?:mm|cm|%))"),
     re.compile(r"\b(\d{2,3})\s?(?:y\s?)?/?\s?[mf]\b(?![/.]?\w)(?!\s(?:catheter|french|sheath|drain|tube))"),
+    re.compile(r"\b(?:fe)?male(?: patient)?,? (\d{1,3}) ?(?:years?|yrs?|y)\b"),
+    re.compile(r"\b(\d{1,3})[ -]?(?:years?|yrs?)[ /-]?(?:(?:fe)?male|[mf]|(?:wo)?man|lady|gentleman|girl|boy)\b"),
+    re.compile(r"\b(?:fe)?male ?/ ?(\d{2,3})\b(?!\s?(?:mm|cm|%))"),
     re.compile(r"\b(?:fe)?male(?: patient)?, ?(\d{1,3})\b(?!\s?(?:mm|cm|%))"),
     re.compile(r"\b(\d{2,3}), (?:fe)?male\b"),
     re.compile(
@@ -27,7 +31,8 @@ _TENS = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _SPOKEN = re.compile(rf"\b(?:({'|'.join(_TENS)})|({'|'.join(_ORDINALS)}) decade|(teenager|adolescent|teens))\b")
 _SEX_LETTER = re.compile(
-    r"(?:\b(?:sex|gender)\s*[:=]?\s*|\b\d{2,3}\s?-?(?:y\s?)?[/ ]?|\b\d|\b(?:yo|y/o|y\.o\.?|years? old|y)[ /]?)([mf])\b"
+    r"(?:\b(?:sex|gender)\s*[:=]?\s*|\b\d{2,3}\s?-?(?:y\s?)?[/ ]?|\b\d"
+    r"|\b(?:yo|y/o|y\.o\.?|years? old|yrs?|y)[ /]?)([mf])\b"
     r"(?!\s(?:catheter|french|sheath|drain|tube))"
 )
 _OTHERS = re.compile(r"\b(?:mother|father|sister|brother|husband|wife|son|daughter|family|donor|aunt|uncle)\b")
@@ -37,7 +42,7 @@ OLDEST = 109
 
 def age_decade_in(text: str) -> tuple[int, str] | None:
     """Age decade and the words that give it, from one lower-case sentence; None when it tells none."""
-    for pattern in _AGES:
+    for pattern in _AGES if _DIGIT.search(text) else ():
         match = pattern.search(text)
         if match and int(match.group(1)) <= OLDEST:
             return int(match.group(1)) // 10 * 10, match.group()

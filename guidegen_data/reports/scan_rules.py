@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from guidegen_data.anatomy import PHASES, Anatomy
@@ -12,15 +13,40 @@ from guidegen_data.reports.notes import Notes
 _PRIORITY = {"exam": 0, "technique": 0, "": 1, "findings": 2, "impression": 2, "history": 3}
 _WALK = ("locative", "det", "conj", "punct", "word", "phase", "verb", "ct", "place")
 _READ_AS = {"contrast": "portal venous", "delayed": "portal venous"}
-_NAMED = {"contrast": 0, "delayed": 1, "non-contrast": 2, "arterial": 3, "portal venous": 4}
+# Of several, the last is taken: a scan that has an enhanced phase is not read as one without contrast.
+_NAMED = {"non-contrast": 0, "contrast": 1, "delayed": 2, "arterial": 3, "portal venous": 4}
+_WITH = r"(?:with|w/?)"
+_WITHOUT = r"(?:without|w/o|w/out|wo)"
+_BOTH = re.compile(rf"\b(?:{_WITH}\s?(?:and|&|/|\+|or)?\s?{_WITHOUT}|{_WITHOUT}\s?(?:and|&|/|\+)?\s?{_WITH})(?![\w/])")
+# 'CT chest w/o.'
+_BARE_WITHOUT = re.compile(r"\b(?:w/o|wo)\s?[.,;)]?$")
+# Said of what contrast does in the body, not of a scan.
+_EFFECTS = (
+    "enhancement",
+    "extravasation",
+    "leak",
+    "blush",
+    "opacification",
+    "washout",
+    "uptake",
+    "reaction",
+    "allergy",
+)
 
 
-def scan_parts(clause: Clause) -> tuple[frozenset[str], str]:
+def scan_parts(clause: Clause, lexicon: Lexicon) -> tuple[frozenset[str], str]:
     """Body parts that the clause says were scanned ('CT of the chest', 'abdominal CT'), and the words; else empty."""
     used: list[int] = []
     first = next((i for i, item in enumerate(clause.items) if item.kind == "ct" or _names_ct(item)), None)
     if first is not None:
         used = _walk(clause, first, 1) or _walk(clause, first, -1)
+        if not used and clause.kind(first) == "part":
+            used = [first]
+        if not used:
+            # 'CTPA': the phase names what is scanned too.
+            named = [i for i, item in enumerate(clause.items) if item.text in lexicon.phase_parts]
+            if named:
+                return lexicon.phase_parts[clause.items[named[0]].text], clause.items[named[0]].text
     elif clause.section in ("exam", "technique"):
         used = [i for i, item in enumerate(clause.items) if item.kind == "part"]
     parts = frozenset(part for i in used for part in clause.items[i].value)
@@ -68,18 +94,44 @@ class ScanClaims:
         if any(item.kind == "near" and item.text.startswith("compared") for item in clause.items):
             return
         priority = _PRIORITY[clause.section]
-        parts, words = scan_parts(clause)
+        parts, words = scan_parts(clause, self.lexicon)
         if parts:
             self.notes.heard()
             self._parts.append((priority, parts, words))
+        scan = clause.section in ("exam", "technique") or "ct" in clause.kinds
+        if (scan or "phase" in clause.kinds) and _BOTH.search(clause.text):
+            self._claim(priority, "contrast", "with and without contrast")
+        elif scan and _BARE_WITHOUT.search(clause.text):
+            self._claim(priority, "non-contrast", "without")
         for i, item in enumerate(clause.items):
             if item.kind == "phase" and "uncertain" not in clause.flags[i] and not self._is_loose(clause, i):
-                self.notes.heard()
-                self._phases.append((priority, item.value, item.text))
+                self._claim(priority, self._value(clause, i), item.text)
+
+    def _claim(self, priority: int, value: str, words: str) -> None:
+        if value:
+            self.notes.heard()
+            self._phases.append((priority, value, words))
+
+    def _value(self, clause: Clause, i: int) -> str:
+        """What the phase word at i says where it stands: contrast that is denied is none; '' for nothing."""
+        value: str = clause.items[i].value
+        denied = "negated" in clause.flags[i]
+        if value in ("contrast", "agent") and denied:
+            return "non-contrast"
+        if value == "agent":
+            # 'oral Omnipaque'
+            around = {item.text for item in clause.items[max(0, i - 3) : i + 3]}
+            named = clause.items[i].text != "contrast" and not around & {"oral", "orally", "rectal", "rectally"}
+            return "contrast" if named else ""
+        return value
 
     def _is_loose(self, clause: Clause, i: int) -> bool:
         """'portal hypertension', 'native kidney': a word of a phase that is said of something else than a scan."""
-        if clause.items[i].text not in self.lexicon.loose_phases:
+        text = clause.items[i].text
+        follower = clause.items[i + 1].text if i + 1 < len(clause.items) else ""
+        if follower in _EFFECTS and text.endswith("contrast"):
+            return True
+        if text not in self.lexicon.loose_phases:
             return False
         scan = clause.section in ("exam", "technique") or "ct" in clause.kinds
         return not scan or clause.kind(i + 1) in ("word", "place", *HEADS)

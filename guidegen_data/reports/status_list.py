@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from guidegen_data.anatomy import Anatomy, FindingOrgan
 from guidegen_data.errors import FindingsError
 from guidegen_data.reports.clauses import Place
@@ -31,6 +33,8 @@ class StatusList:
                 self._add_place(place, mention)
 
     def _add_place(self, place: Place, mention: StatusMention) -> None:
+        if mention.words in self.lexicon.normal_when.get(place.group or "", ()):
+            mention = replace(mention, status="normal")
         if not place.group:
             if mention.status != "normal":
                 what = "an organ of this vocabulary" if place.group is None else "one organ"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from guidegen_data.reports.clauses import HEADS, Clause, Place, is_host_of_head
+from guidegen_data.reports.clauses import HEADS, Clause, Place, is_host_of_head, shared_subject
 
 _WITHOUT = ("no", "without")
 # Said of the next word more often than of an organ before: 'the liver shows small calcified foci'.
@@ -14,12 +14,13 @@ _SIZED_NOUN = ("lesion", "lesions", "other", "attenuation", "size_word")
 
 @dataclass(frozen=True)
 class StatusMention:
-    """A status claimed of some places; `doubt` is why it is not to be used ('' when it is)."""
+    """A status claimed of some places by `words`; `doubt` is why it is not to be used ('' when it is)."""
 
     places: tuple[Place, ...]
     status: str
     quote: str
     doubt: str = ""
+    words: str = ""
 
 
 def status_mentions(clause: Clause, context: tuple[Place, ...]) -> list[StatusMention]:
@@ -113,10 +114,10 @@ def _worded(clause: Clause, i: int, context: tuple[Place, ...]) -> StatusMention
     if targets:
         quote = clause.quote(min(i, *targets), max(i, *targets))
         places = tuple(_with_organ(clause, t, context) for t in targets)
-        return StatusMention(places, status, quote, doubt)
+        return StatusMention(places, status, quote, doubt, clause.items[i].text)
     own = not {"place", *HEADS}.isdisjoint(clause.kinds)
     if context and not own and clause.kind(i + 1) not in _SIZED_NOUN:
-        return StatusMention(context, status, clause.text, doubt)
+        return StatusMention(context, status, clause.text, doubt, clause.items[i].text)
     return None
 
 
@@ -158,6 +159,8 @@ def _beside(clause: Clause, i: int, near: bool) -> tuple[int, ...]:
     between = ("verb", "word", "punct", "status", "negation", "uncertain", "det") if near else ()
     verbs = colons = 0
     j = i - 1
+    if (subject := shared_subject(clause, i)) >= 0:
+        return _coordinated(clause, subject, forward=False)
     while j >= 0 and clause.kind(j) != "place":
         item = clause.items[j]
         turned = item.kind == "scope_break" and (near or item.text not in ("but", "yet", "though"))
