@@ -42,6 +42,21 @@ def flip(path: Path, mark: bytes, offset: int) -> None:
     path.write_bytes(data)
 
 
+def append(path: Path, text: str) -> None:
+    with open(path, "a") as file:
+        file.write(text)
+
+
+def list_twice(folder: Path) -> None:
+    """One shard listed twice, the other gone; the totals are right."""
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"][1] = index["shards"][0]
+    index["num_rejects"] = 2 * index["shards"][0]["num_rejects"]
+    index["reject_share"] = round(index["num_rejects"] / (16 + index["num_rejects"]), 6)
+    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "shard-000001.tar").unlink()
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], Any], set[int]]] = {
     "one case altered": (lambda d: flip(d / "shard-000000.tar", b"s000000001.report.txt", 600), {0}),
     "padding altered": (lambda d: flip(d / "shard-000001.tar", bytes(1024), 1000), set()),
@@ -55,6 +70,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], set[int]]] = {
     "manifest is no JSON": (lambda d: (d / "manifest.jsonl").write_text("{" * 12), set()),
     "rejects altered": (lambda d: (d / "rejects.jsonl").write_text(""), set()),
     "card missing": (lambda d: (d / "README.md").unlink(), set()),
+    "index lists a shard twice": (lambda d: list_twice(d), {2, 3}),
+    "metadata altered": (lambda d: flip(d / "shard-000000.tar", b'"generator": "ellipsoids"', 17), {0}),
+    "attempt altered": (lambda d: flip(d / "shard-000000.tar", b'"attempt": 0', 11), {0}),
+    "card empty": (lambda d: (d / "README.md").write_text(""), set()),
+    "histograms empty": (lambda d: (d / "histograms.png").write_text(""), set()),
+    "manifest has a line too many": (lambda d: append(d / "manifest.jsonl", '{"key": "s000000099"}\n'), set()),
+    "a manifest line names no case": (lambda d: append(d / "manifest.jsonl", "[]\n"), set()),
     "a stray shard": (lambda d: shutil.copy(d / "shard-000000.tar", d / "shard-000009.tar"), set()),
 }
 

@@ -11,7 +11,7 @@ from guidegen_data.case import Case, Draft
 from guidegen_data.errors import ShardError
 from guidegen_data.quality import verdict, verdict_before_ct
 from guidegen_data.reports.findings import Findings
-from guidegen_data.shards.manifest import Recipe, case_meta, key_of
+from guidegen_data.shards.manifest import Recipe, key_of
 from guidegen_data.shards.plan import CaseGenerator, ReportSource, Request, TwoStageGenerator, derive_seed
 
 ATTEMPTS_PER_REPORT = 3
@@ -90,7 +90,7 @@ def _settle(generator: CaseGenerator, recipe: Recipe, trial: _Trial, case: Case)
     while not (quality := verdict(case))["passed"] and recipe.quality_control:
         trial.reject(quality, "CT")
         (case,) = _generate(generator, recipe, [trial], [trial])
-    meta = case_meta(case, recipe, trial.index, len(trial.rejects), trial.case_seed, quality, trial.rejects)
+    meta = _meta(case, recipe, trial.index, len(trial.rejects), trial.case_seed, quality, trial.rejects)
     return replace(case, provenance=meta)
 
 
@@ -147,3 +147,29 @@ def _lists(trials: Sequence[_Trial]) -> tuple[list[Findings], list[str], list[st
     requests = [trial.request for trial in trials]
     asked, told = [r.findings for r in requests], [r.report for r in requests]
     return asked, told, [t.key for t in trials], [t.case_seed for t in trials]
+
+
+def _meta(
+    case: Case, recipe: Recipe, index: int, attempt: int, case_seed: int, quality: dict, rejects: Sequence[dict]
+) -> dict[str, Any]:
+    """KEY.meta.json: where the case comes from, what is in it and how it was judged. A function of its arguments."""
+    return {
+        "key": case.key,
+        "index": index,
+        "seed": recipe.seed,
+        "case_seed": case_seed,
+        "attempt": attempt,
+        "anatomy": case.anatomy.name,
+        "label_table": {str(c.id): c.name for c in case.anatomy.classes},
+        "findings": case.findings.to_dict(),
+        "prompt": case.findings.prompt(),
+        "shape": list(case.ct_hu.shape),
+        "spacing_mm": list(case.spacing_mm),
+        "volumes_ml": case.volumes_ml(),
+        "quality": quality,
+        "rejects": list(rejects),
+        "generation": dict(case.provenance),
+        "recipe_sha256": recipe.sha256,
+        "model_sha256": recipe.model_sha256,
+        "package_version": recipe.package_version,
+    }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from typing import IO
 
 from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.shards.blocks import generate_block
@@ -65,13 +66,19 @@ def fill_folder(
     compute: Compute,
     overwrite: bool = False,
     model_card: str = "",
+    lock: IO[str] | None = None,
 ) -> Iterator[Progress]:
-    """Complete the folder with whatever computes blocks, yielding at the start and after every block."""
-    with ShardFolder(location, config, overwrite, model_card) as shards:
+    """Complete the folder with whatever computes blocks, yielding at the start and after every block.
+
+    `lock` is the folder's, where the caller holds it already.
+    """
+    with ShardFolder(location, config, overwrite, model_card, lock) as shards:
         yield Progress(shards.num_done, config.n, shards.num_rejects)
-        for block, cases in compute(shards.missing_blocks):
-            shards.add_block(block, cases)
-            yield Progress(shards.num_done, config.n, shards.num_rejects)
+        # Once, unless another run on an object store takes finished blocks away and does not publish their shards.
+        while blocks := shards.missing_blocks:
+            for block, cases in compute(blocks):
+                shards.add_block(block, cases)
+                yield Progress(shards.num_done, config.n, shards.num_rejects)
         shards.finish()
 
 
