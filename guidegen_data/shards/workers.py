@@ -122,6 +122,12 @@ class _Worker:
         self._process.start()
         theirs.close()
 
+    def give(self, block: int) -> None:
+        """Have a block computed. Of a process that has just died the next `receive` tells, once what came before is
+        kept."""
+        with suppress(ConnectionError):
+            self.connection.send(block)
+
     def receive(self) -> Finished:
         """The block that got done. Raises what it raised; ShardError when the process died."""
         try:
@@ -149,13 +155,13 @@ def _share_out(pool: list[_Worker], blocks: list[int]) -> Iterator[Finished]:
     of = {worker.connection: worker for worker in pool}
     todo, num_left = iter(blocks), len(blocks)
     for worker in pool:
-        worker.connection.send(next(todo))
+        worker.give(next(todo))
     while num_left:
         for connection in wait(list(of)):
             assert isinstance(connection, Connection)
             finished = of[connection].receive()
             if (following := next(todo, None)) is not None:
-                connection.send(following)
+                of[connection].give(following)
             else:
                 del of[connection]
             num_left -= 1
