@@ -137,6 +137,24 @@ def test_the_repair_command_tells_what_it_kept(cheap_model, capsys) -> None:
     assert contents(Path("a")) == before
 
 
+class Computing(EllipsoidGenerator):
+    """Says what it computes in."""
+
+    dtype = torch.float32
+
+
+def test_cases_tell_what_they_were_computed_in_and_verify_what_was_mixed(cheap_model, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(generators, "load_generator", lambda model, device: Computing(misses=0))
+    assert shard(["--n", "8", "--out", "a"]) == 0
+    assert {case.provenance["generation"]["arithmetic"] for case in ShardReader("a")} == {"float32"}
+    assert main(["verify", "a"]) == 0
+    assert "arithmetic" not in capsys.readouterr().err
+    monkeypatch.setattr(Computing, "dtype", torch.bfloat16)
+    flip(Path("a/shard-000000.tar"), b"s000000005.report.txt", 600)
+    assert main(["verify", "a", "--repair"]) == 0
+    assert "different arithmetic (4 in bfloat16, 4 in float32)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("report", "told"),
     [
@@ -257,18 +275,26 @@ def test_the_estimate_follows_from_a_few_steps(monkeypatch, mask, ct, seconds: f
     assert found.peak_gib > 0.01
 
 
-def test_the_disk_must_hold_what_is_still_missing(pairs, generator, monkeypatch) -> None:
+def test_the_disk_must_hold_what_is_still_missing(pairs, generator, tmp_path, monkeypatch) -> None:
     whole, config = pairs
-    there = sum(path.stat().st_size for path in whole.iterdir())
     needed = bytes_needed(config, generator.anatomy)
-    for free, refused in ((needed - there - 1, True), (needed - there + 1, False)):
+    assert needed > sum(path.stat().st_size for path in whole.glob("*.tar"))
+    half, left = tmp_path / "half", bytes_needed(replace(config, n=8), generator.anatomy)
+    shutil.copytree(whole, half)
+    (half / "shard-000001.tar").unlink()
+    for folder, free, refused in (
+        (tmp_path / "new", needed - 1, True),
+        (tmp_path / "new", needed + 1, False),
+        (half, left - 1, True),
+        (half, left + 1, False),
+        (whole, 0, False),  # nothing is missing
+    ):
         monkeypatch.setattr(LocalFolder, "free_bytes", lambda self, free=free: int(free))
         if refused:
             with pytest.raises(ShardError, match="GB free"):
-                check_disk(LocalFolder(whole), config, generator.anatomy)
+                check_disk(LocalFolder(folder), config, generator.anatomy)
         else:
-            check_disk(LocalFolder(whole), config, generator.anatomy)
-    assert needed > sum(path.stat().st_size for path in whole.glob("*.tar"))
+            check_disk(LocalFolder(folder), config, generator.anatomy)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (300, "5 min"), (12_000, "3 h 20 min")])

@@ -116,6 +116,16 @@ def shard_problems(
             yield from _check_lines(case, name, told)
 
 
+def arithmetics(folder: Folder) -> Counter[str]:
+    """What the cases were computed in -> how many of them; those that do not tell are left out."""
+    found: Counter[str] = Counter()
+    for entry in manifest.read_index(folder):
+        tar = TarCases(folder, entry.name)
+        found.update(tar.meta(key)["generation"].get("arithmetic", "") for key in tar.keys)
+    del found[""]
+    return found
+
+
 def _told_lines(folder: Folder, name: str) -> dict[str, str]:
     """Key -> the lines of a .jsonl file about that case, joined."""
     told: dict[str, str] = {}
