@@ -2,12 +2,14 @@
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import DataLoader, Dataset
+from monai.transforms import RandSpatialCropSamplesd
 from torch.utils.data import IterableDataset
 
 from guidegen_data import mix
@@ -148,3 +150,30 @@ def test_real_and_generated_cases_go_into_one_batch(shards, generator, tmp_path)
     batches = list(islice(DataLoader(mix(GuideGenDataset(shards), made, 0.5), batch_size=5), 2))
     assert [b["image"].shape for b in batches] == [(5, 1, 32, 32, 32)] * 2
     assert sum(int(s) == 9 for b in batches for s in b["meta"]["seed"]) == 5
+
+
+@pytest.mark.parametrize("num_real", [7, 8])
+def test_every_process_gets_as_many_items_and_together_they_have_all(num_real: int, monkeypatch) -> None:
+    epochs = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        mixed = mix(real(num_real), Counting(), 0.0)
+        epochs.append([item["x"] for item in mixed])
+        assert len(mixed) == len(epochs[-1]) == 3
+    assert {x for epoch in epochs for x in epoch} == set(range(num_real))
+
+
+def test_transforms_that_return_lists_give_lists_on_both_sides(generator, shards) -> None:
+    crop = RandSpatialCropSamplesd(["image", "label"], (8, 8, 8), num_samples=2, random_size=False)
+    stream = GuideGenStream(generator, crop, seed=5, device="cpu")
+    mixed = mix(GuideGenDataset(shards, transform=crop), stream, 0.5, n=8)
+    assert [batch["image"].shape[0] for batch in DataLoader(mixed, batch_size=4)] == [8, 8]
+
+
+def test_no_generated_case_is_lost_between_epochs(generator, shards, tmp_path) -> None:
+    traced = replace(generator, misses=0, trace=tmp_path / "trace")
+    mixed = mix(GuideGenDataset(shards), GuideGenStream(traced, seed=5, device="cpu"), 0.25, n=4)
+    fresh = [item["meta"]["index"] for _ in range(8) for item in mixed if item["meta"]["seed"] == 5]
+    assert fresh == list(range(8))
+    assert len((tmp_path / "trace").read_text().splitlines()) == 2

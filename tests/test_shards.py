@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -27,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guidegen_data.errors import ShardError
-from guidegen_data.shards import storage, writer
+from guidegen_data.shards import storage, workers, writer
 from guidegen_data.shards.blocks import ATTEMPTS_PER_REPORT, MAX_ATTEMPTS, generate_block
 from guidegen_data.shards.folder import ShardFolder, check_folder
 from guidegen_data.shards.generators import set_torch_threads
@@ -369,6 +370,18 @@ def test_a_model_that_changes_while_the_run_goes_on_is_refused(config: RunConfig
 def test_a_worker_that_dies_is_told_in_a_sentence(config: RunConfig) -> None:
     with pytest.raises(ShardError, match="exit code 3"):
         list(compute_blocks(config.recipe, [partial(os._exit, 3)] * 2, [0, 1], config.n))
+
+
+def test_a_block_that_came_before_its_worker_died_is_kept() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    theirs.send((0, []))
+    theirs.close()
+    worker = workers._Worker.__new__(workers._Worker)
+    worker.connection, worker._process = ours, SimpleNamespace(join=lambda: None, exitcode=9)
+    finished = workers._share_out([worker], [0, 1])
+    assert next(finished) == (0, [])
+    with pytest.raises(ShardError, match="exit code 9"):
+        next(finished)
 
 
 def test_float32_on_a_cpu_has_the_same_threads_whatever_the_workers() -> None:

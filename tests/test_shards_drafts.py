@@ -147,6 +147,34 @@ def test_a_style_whose_ct_fails_keeps_its_label_map() -> None:
     assert len({case.label_map.tobytes() for case in cases}) == 1
 
 
+@dataclass(frozen=True)
+class BrightUntil(TwoStages):
+    """The CTs of one case fail so often that it gets a label map of its own."""
+
+    bad: str = ""
+
+    def complete(self, drafts, *, num_steps_ct=None, seeds=None):
+        so_far = sum(self.bad in keys for keys in self.completed)
+        cases = super().complete(drafts, seeds=seeds)
+        return [
+            d.with_ct(np.where(c.label_map > 0, 1900, c.ct_hu).astype(np.int16), {})
+            if c.key == self.bad and so_far < 3
+            else c
+            for d, c in zip(drafts, cases, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("bad", ["s000000000", "s000000002"])
+def test_cases_name_the_same_label_map_just_where_they_show_it(bad: str) -> None:
+    cases = block(BrightUntil(misses=0, bad=bad), styles=4)
+    told = {case.key: case.provenance["generation"]["label_map_of"] for case in cases}
+    shown = {case.key: case.label_map.tobytes() for case in cases}
+    assert len(set(shown.values())) == 2
+    for one in told:
+        for other in told:
+            assert (told[one] == told[other]) == (shown[one] == shown[other])
+
+
 def test_styles_need_a_generator_of_two_stages() -> None:
     with pytest.raises(ShardError, match="two stages"):
         make_recipe(EllipsoidGenerator(), styles=2)

@@ -42,6 +42,21 @@ def flip(path: Path, mark: bytes, offset: int) -> None:
     path.write_bytes(data)
 
 
+def append(path: Path, text: str) -> None:
+    with open(path, "a") as file:
+        file.write(text)
+
+
+def list_twice(folder: Path) -> None:
+    """One shard listed twice, the other gone; the totals are right."""
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"][1] = index["shards"][0]
+    index["num_rejects"] = 2 * index["shards"][0]["num_rejects"]
+    index["reject_share"] = round(index["num_rejects"] / (16 + index["num_rejects"]), 6)
+    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "shard-000001.tar").unlink()
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], Any], set[int]]] = {
     "one case altered": (lambda d: flip(d / "shard-000000.tar", b"s000000001.report.txt", 600), {0}),
     "padding altered": (lambda d: flip(d / "shard-000001.tar", bytes(1024), 1000), set()),
@@ -55,6 +70,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], set[int]]] = {
     "manifest is no JSON": (lambda d: (d / "manifest.jsonl").write_text("{" * 12), set()),
     "rejects altered": (lambda d: (d / "rejects.jsonl").write_text(""), set()),
     "card missing": (lambda d: (d / "README.md").unlink(), set()),
+    "index lists a shard twice": (lambda d: list_twice(d), {2, 3}),
+    "metadata altered": (lambda d: flip(d / "shard-000000.tar", b'"generator": "ellipsoids"', 17), {0}),
+    "attempt altered": (lambda d: flip(d / "shard-000000.tar", b'"attempt": 0', 11), {0}),
+    "card empty": (lambda d: (d / "README.md").write_text(""), set()),
+    "histograms empty": (lambda d: (d / "histograms.png").write_text(""), set()),
+    "manifest has a line too many": (lambda d: append(d / "manifest.jsonl", '{"key": "s000000099"}\n'), set()),
+    "a manifest line names no case": (lambda d: append(d / "manifest.jsonl", "[]\n"), set()),
     "a stray shard": (lambda d: shutil.copy(d / "shard-000000.tar", d / "shard-000009.tar"), set()),
 }
 
@@ -113,6 +135,24 @@ def test_the_repair_command_tells_what_it_kept(cheap_model, capsys) -> None:
     assert "kept 4 cases, generated 4 again" in out
     assert out.endswith("a: 8 cases in 1 shards, all well\n")
     assert contents(Path("a")) == before
+
+
+class Computing(EllipsoidGenerator):
+    """Says what it computes in."""
+
+    dtype = torch.float32
+
+
+def test_cases_tell_what_they_were_computed_in_and_verify_what_was_mixed(cheap_model, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(generators, "load_generator", lambda model, device: Computing(misses=0))
+    assert shard(["--n", "8", "--out", "a"]) == 0
+    assert {case.provenance["generation"]["arithmetic"] for case in ShardReader("a")} == {"float32"}
+    assert main(["verify", "a"]) == 0
+    assert "arithmetic" not in capsys.readouterr().err
+    monkeypatch.setattr(Computing, "dtype", torch.bfloat16)
+    flip(Path("a/shard-000000.tar"), b"s000000005.report.txt", 600)
+    assert main(["verify", "a", "--repair"]) == 0
+    assert "different arithmetic (4 in bfloat16, 4 in float32)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -235,18 +275,26 @@ def test_the_estimate_follows_from_a_few_steps(monkeypatch, mask, ct, seconds: f
     assert found.peak_gib > 0.01
 
 
-def test_the_disk_must_hold_what_is_still_missing(pairs, generator, monkeypatch) -> None:
+def test_the_disk_must_hold_what_is_still_missing(pairs, generator, tmp_path, monkeypatch) -> None:
     whole, config = pairs
-    there = sum(path.stat().st_size for path in whole.iterdir())
     needed = bytes_needed(config, generator.anatomy)
-    for free, refused in ((needed - there - 1, True), (needed - there + 1, False)):
+    assert needed > sum(path.stat().st_size for path in whole.glob("*.tar"))
+    half, left = tmp_path / "half", bytes_needed(replace(config, n=8), generator.anatomy)
+    shutil.copytree(whole, half)
+    (half / "shard-000001.tar").unlink()
+    for folder, free, refused in (
+        (tmp_path / "new", needed - 1, True),
+        (tmp_path / "new", needed + 1, False),
+        (half, left - 1, True),
+        (half, left + 1, False),
+        (whole, 0, False),  # nothing is missing
+    ):
         monkeypatch.setattr(LocalFolder, "free_bytes", lambda self, free=free: int(free))
         if refused:
             with pytest.raises(ShardError, match="GB free"):
-                check_disk(LocalFolder(whole), config, generator.anatomy)
+                check_disk(LocalFolder(folder), config, generator.anatomy)
         else:
-            check_disk(LocalFolder(whole), config, generator.anatomy)
-    assert needed > sum(path.stat().st_size for path in whole.glob("*.tar"))
+            check_disk(LocalFolder(folder), config, generator.anatomy)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (300, "5 min"), (12_000, "3 h 20 min")])

@@ -14,7 +14,8 @@ HELP = """\
 Check a shard folder: checksums, members, grids, label ids, reports against label maps, index and manifest.
 
 Prints one line for everything that is wrong, as FILE: CASE: WHAT, and exits with 1; prints the count when all is well.
---repair removes what is wrong and generates it again with the model and the options of run.json: the same bytes.
+--repair removes what is wrong and generates it again with the model and the options of run.json: the same bytes where
+the machine computes in the same arithmetic (bfloat16 or float32); cases of both in one folder are told.
 """
 
 
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """0 when all is well, 1 when something is wrong. ShardError when it is no shard folder."""
     from guidegen_data.shards.manifest import read_index
     from guidegen_data.shards.storage import folder_at
+    from guidegen_data.shards.verify import arithmetics
 
     folder = folder_at(args.folder)
     found = _tell(folder)
@@ -39,6 +41,13 @@ def run(args: argparse.Namespace) -> int:
     if found:
         print(f"guidegen verify: {len(found)} problems in {args.folder}.", file=sys.stderr)
         return 1
+    if len(mixed := arithmetics(folder)) > 1:
+        told = ", ".join(f"{number} in {name}" for name, number in sorted(mixed.items()))
+        print(
+            f"{args.folder}: its cases were computed in different arithmetic ({told}), so that some have other bytes "
+            f"than one machine would have given them.",
+            file=sys.stderr,
+        )
     entries = read_index(folder)
     print(f"{args.folder}: {sum(e.num_cases for e in entries)} cases in {len(entries)} shards, all well")
     return 0

@@ -63,8 +63,7 @@ class GuideGenDataset(Dataset[Any]):
         if model is None:
             assert shards is not None
             self._cases = ShardList(shards)
-            tar, key = self._cases.locate(0)
-            anatomy = tar.case(key).anatomy
+            anatomy = self._cases.case(0)[0].anatomy
         else:
             assert n is not None
             source = OnTheFly(
@@ -92,6 +91,5 @@ class GuideGenDataset(Dataset[Any]):
             return Subset(self, range(*index.indices(len(self))))
         if isinstance(index, Sequence):
             return Subset(self, list(index))
-        tar, key = self._cases.locate(index)
-        item = self._item(tar.case(key), tar.folder.url)
+        item = self._item(*self._cases.case(index))
         return item if self.transform is None else apply_transform(self.transform, item)

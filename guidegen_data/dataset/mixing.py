@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset
 
-from guidegen_data.dataset.stream import process_rank
+from guidegen_data.dataset.places import Process, own_process, place_here
+from guidegen_data.dataset.stream import GuideGenStream
 from guidegen_data.errors import ShardError
 
 _MAX_WORKERS = 1024
@@ -104,16 +105,20 @@ class MixedDataset(Dataset[Any]):
 class MixedStream(IterableDataset[Any]):
     """The same with an endless synthetic data set: n items an epoch, the synthetic ones always fresh; see `mix`.
 
-    Workers and distributed processes share the positions of an epoch among them.
+    Workers and distributed processes share the positions of an epoch among them. Every process gets as many, so that
+    none waits for the others at the end of an epoch: where n does not divide evenly the first positions are used twice.
+    A transform that returns a list for each case gives lists here, on both sides, as in a MixedDataset.
     """
 
     def __init__(self, real: Any, synthetic: Any, draws: Draws) -> None:
         self.real, self.synthetic, self._draws = real, synthetic, draws
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._num_begun = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self._process: Process | None = None
 
     def __len__(self) -> int:
-        return self._draws.n
+        """Items an epoch in this process."""
+        return -(-self._draws.n // place_here(self._process).num_ranks)
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is that epoch; without it, passes count up. ShardError for a negative one."""
@@ -124,15 +129,16 @@ class MixedStream(IterableDataset[Any]):
             self.synthetic.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        worker = get_worker_info()
-        rank, world_size = process_rank()
-        number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        epoch = int(self._epoch) + int(self._num_begun[number])
-        self._num_begun[number] += 1
-        fresh = iter(self.synthetic)
-        for position in range(rank * num_workers + number, self._draws.n, world_size * num_workers):
-            is_synthetic, index = self._draws(epoch, position)
+        place = place_here(self._process)
+        epoch = int(self._epoch) + int(self._num_begun[place.worker])
+        self._num_begun[place.worker] += 1
+        fresh = self.synthetic.whole_cases() if isinstance(self.synthetic, GuideGenStream) else iter(self.synthetic)
+        for number in range(place.worker, len(self), place.num_workers):
+            is_synthetic, index = self._draws(epoch, (number * place.num_ranks + place.rank) % self._draws.n)
             yield next(fresh) if is_synthetic else self.real[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_process": own_process() or self._process}
 
 
 def mix(

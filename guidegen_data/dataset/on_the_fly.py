@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from guidegen_data.anatomy import Anatomy
+import torch
+from torch.utils.data import get_worker_info
+
+from guidegen_data.anatomy import ANATOMIES, Anatomy
+from guidegen_data.anatomy_files import register
 from guidegen_data.case import Case
 from guidegen_data.errors import ShardError
 from guidegen_data.shards.blocks import generate_block
-from guidegen_data.shards.generators import device_kind, load_generator
+from guidegen_data.shards.generators import check_fingerprint, device_kind, load_generator, set_torch_threads
 from guidegen_data.shards.manifest import Recipe, key_of
 from guidegen_data.shards.plan import CaseGenerator, ReportSource, derive_seed, make_recipe
 from guidegen_data.shards.reader import TarCases
@@ -67,6 +73,7 @@ class OnTheFly:
         """
         if self._loaded is None:
             generator = self._load()
+            check_fingerprint(generator, self.recipe)
             self._loaded_in = os.getpid()
             self._loaded = generator, ReportSource(self.recipe, generator.anatomy)
         elif self.recipe.device == "cuda" and self._loaded_in != os.getpid():
@@ -76,11 +83,10 @@ class OnTheFly:
                 "monai.data.ThreadDataLoader."
             )
         generator, source = self._loaded
+        recipe = self.recipe_of(epoch)
         if epoch:
-            recipe = self.recipe_of(epoch)
             source = ReportSource(recipe, generator.anatomy)
-            return generate_block(generator, recipe, source, block)
-        return generate_block(generator, self.recipe, source, block)
+        return _with_threads_of_a_run(generator, partial(generate_block, generator, recipe, source, block))
 
     def recipe_of(self, epoch: int) -> Recipe:
         """The recipe of an epoch: the same but for a seed of its own."""
@@ -89,10 +95,35 @@ class OnTheFly:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_loaded": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # A new process reads cached cases without the model, which would have made its own table known.
+        if self.anatomy.name not in ANATOMIES:
+            register(self.anatomy)
+
     def _load(self) -> CaseGenerator:
         if isinstance(self._model, str | Path):
             return load_generator(self._model, self._device)
         return self._model
+
+
+def _with_threads_of_a_run(generator: CaseGenerator, make: Callable[[], list[Case]]) -> list[Case]:
+    """What `make` returns, computed with the threads that guidegen-shard takes where the bytes depend on their number;
+    the process has its own again afterwards."""
+    before = torch.get_num_threads()
+
+    def made() -> list[Case]:
+        set_torch_threads(generator, before)
+        return make()
+
+    if get_worker_info() is not None:
+        # The threads of a forked process are gone, and OpenMP waits for them for ever; a new thread starts its own.
+        with ThreadPoolExecutor(1) as fresh:
+            return fresh.submit(made).result()
+    try:
+        return made()
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_of(generator: CaseGenerator, device: str) -> str:
@@ -115,6 +146,16 @@ class GeneratedCases:
     def __len__(self) -> int:
         return self._n
 
+    def case(self, index: int) -> tuple[Case, str]:
+        """A case and the URL of the folder that keeps it; one that was damaged there is generated again."""
+        tar, key = self.locate(index)
+        try:
+            return tar.case(key), tar.folder.url
+        except ShardError:
+            self._forget(tar)
+        tar, key = self.locate(index)
+        return tar.case(key), tar.folder.url
+
     def locate(self, index: int) -> tuple[TarCases, str]:
         """The tar and the key of a case, generated now if it is not there yet. IndexError beyond the end."""
         if not -self._n <= index < self._n:
@@ -127,14 +168,27 @@ class GeneratedCases:
 
     def _tar(self, block: int) -> TarCases:
         name = f"block-{block:08d}.tar"
-        path = self._folder / name
-        if not path.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            # Workers of one DataLoader ask for cases of one block at the same time: one makes it, the others wait.
-            with _held(self._folder / f".{path.name}.lock"):
-                if not path.exists():
-                    write_tar(path, (encode_case(case).tar() for case in self._source.block(block)))
+        with suppress(ShardError):  # not there yet, or cut
+            return TarCases(self._folder, name)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Workers of one DataLoader ask for cases of one block at the same time: one makes it, the others wait.
+        with _held(self._folder / f".{name}.lock"):
+            with suppress(ShardError):
+                return TarCases(self._folder, name)
+            write_tar(self._folder / name, (encode_case(case).tar() for case in self._source.block(block)))
         return TarCases(self._folder, name)
+
+    def _forget(self, tar: TarCases) -> None:
+        """Remove a block with a damaged case, unless another worker has made it anew meanwhile."""
+        self._tars = {block: other for block, other in self._tars.items() if other is not tar}
+        path = self._folder / tar.name
+        with _held(self._folder / f".{path.name}.lock"):
+            try:
+                again = TarCases(self._folder, tar.name)
+                for key in again.keys:
+                    again.case(key)
+            except ShardError:
+                path.unlink(missing_ok=True)
 
 
 def _default_cache() -> Path:

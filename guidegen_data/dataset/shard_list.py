@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from guidegen_data.case import Case
 from guidegen_data.errors import ShardError
 from guidegen_data.shards.manifest import INDEX, ShardEntry, read_index
 from guidegen_data.shards.reader import TarCases
@@ -40,6 +41,11 @@ class ShardList:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def case(self, position: int) -> tuple[Case, str]:
+        """A case and the URL of its folder. IndexError beyond the end, ShardError for a damaged one."""
+        tar, key = self.locate(position)
+        return tar.case(key), tar.folder.url
 
     def locate(self, position: int) -> tuple[TarCases, str]:
         """The tar and the key of the case at a position. IndexError beyond the end, ShardError for a bad shard."""

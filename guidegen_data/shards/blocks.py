@@ -11,7 +11,8 @@ from guidegen_data.case import Case, Draft
 from guidegen_data.errors import ShardError
 from guidegen_data.quality import verdict, verdict_before_ct
 from guidegen_data.reports.findings import Findings
-from guidegen_data.shards.manifest import Recipe, case_meta, key_of
+from guidegen_data.shards.generators import arithmetic
+from guidegen_data.shards.manifest import Recipe, key_of
 from guidegen_data.shards.plan import CaseGenerator, ReportSource, Request, TwoStageGenerator, derive_seed
 
 ATTEMPTS_PER_REPORT = 3
@@ -46,6 +47,7 @@ class _Trial:
         self.index, self.key = index, key_of(index)
         self.group, self.style = divmod(index, recipe.styles)
         self.draw = 0  # of the label map
+        self.alone = False  # with that draw: its group shows another label map
         self.rejects: list[dict[str, Any]] = []
         self._recipe, self._source = recipe, source
 
@@ -59,6 +61,12 @@ class _Trial:
         """What the case is to show: the same in its own style."""
         request = self.request
         return self._source.restyled(request, self.index, len(self.rejects)) if self.style else request
+
+    @property
+    def label_map(self) -> str:
+        """The same for all cases that show one label map: the first key of their group, for another draw with it."""
+        first = key_of(self.group * self._recipe.styles)
+        return f"{first}-{self.draw}" if self.alone else first
 
     @property
     def case_seed(self) -> int:
@@ -77,6 +85,7 @@ class _Trial:
         num_cts = sum(r["found_in"] == "CT" for r in self.rejects)
         if found_in != "CT" or self._recipe.styles == 1 or num_cts % ATTEMPTS_PER_REPORT == 0:
             self.draw += 1
+            self.alone |= found_in == "CT"
         if len(self.rejects) >= MAX_ATTEMPTS:
             raise ShardError(
                 f"case {self.key} failed its quality checks {MAX_ATTEMPTS} times (last: {failed[0]['name']} is "
@@ -90,7 +99,9 @@ def _settle(generator: CaseGenerator, recipe: Recipe, trial: _Trial, case: Case)
     while not (quality := verdict(case))["passed"] and recipe.quality_control:
         trial.reject(quality, "CT")
         (case,) = _generate(generator, recipe, [trial], [trial])
-    meta = case_meta(case, recipe, trial.index, len(trial.rejects), trial.case_seed, quality, trial.rejects)
+    if known := arithmetic(generator):
+        case = replace(case, provenance={**case.provenance, "arithmetic": known})
+    meta = _meta(case, recipe, trial.index, len(trial.rejects), trial.case_seed, quality, trial.rejects)
     return replace(case, provenance=meta)
 
 
@@ -133,7 +144,7 @@ def _draw_once(generator: TwoStageGenerator, recipe: Recipe) -> Callable[[Sequen
             if (t.group, t.draw) not in drawn:
                 (drawn[t.group, t.draw],) = together([t])
             draft, shown = drawn[t.group, t.draw], t.shown
-            style = {"style": t.style, "style_seed": t.style_seed, "label_map_of": key_of(t.group * recipe.styles)}
+            style = {"style": t.style, "style_seed": t.style_seed, "label_map_of": t.label_map}
             provenance = {**draft.provenance, **style}
             drafts.append(
                 replace(draft, key=t.key, report=shown.report, findings=shown.findings, provenance=provenance)
@@ -147,3 +158,29 @@ def _lists(trials: Sequence[_Trial]) -> tuple[list[Findings], list[str], list[st
     requests = [trial.request for trial in trials]
     asked, told = [r.findings for r in requests], [r.report for r in requests]
     return asked, told, [t.key for t in trials], [t.case_seed for t in trials]
+
+
+def _meta(
+    case: Case, recipe: Recipe, index: int, attempt: int, case_seed: int, quality: dict, rejects: Sequence[dict]
+) -> dict[str, Any]:
+    """KEY.meta.json: where the case comes from, what is in it and how it was judged. A function of its arguments."""
+    return {
+        "key": case.key,
+        "index": index,
+        "seed": recipe.seed,
+        "case_seed": case_seed,
+        "attempt": attempt,
+        "anatomy": case.anatomy.name,
+        "label_table": {str(c.id): c.name for c in case.anatomy.classes},
+        "findings": case.findings.to_dict(),
+        "prompt": case.findings.prompt(),
+        "shape": list(case.ct_hu.shape),
+        "spacing_mm": list(case.spacing_mm),
+        "volumes_ml": case.volumes_ml(),
+        "quality": quality,
+        "rejects": list(rejects),
+        "generation": dict(case.provenance),
+        "recipe_sha256": recipe.sha256,
+        "model_sha256": recipe.model_sha256,
+        "package_version": recipe.package_version,
+    }

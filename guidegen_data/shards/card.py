@@ -75,7 +75,7 @@ def _origin(config: RunConfig, entries: Sequence[ShardEntry], found: Statistics)
         ("model", f"`{config.model}`, sha256 `{recipe.model_sha256}`"),
         ("seed", str(recipe.seed)),
         ("reports", text + sampled),
-        ("looks of each label map", f"{recipe.styles}, in consecutive cases; `generation.label_map_of` names the first")
+        ("looks of each label map", f"{recipe.styles}, in consecutive cases of one `generation.label_map_of`")
         if recipe.styles > 1
         else ("looks of each label map", "1"),
         ("program", f"guidegen-data {recipe.package_version}; the whole configuration is in {manifest.RUN}"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import ShardError
-from guidegen_data.shards.manifest import WORK, Recipe, RunConfig
+from guidegen_data.shards.manifest import WORK, Recipe, RunConfig, read_index
 from guidegen_data.shards.plan import CaseGenerator, ReportSource, derive_seed
 from guidegen_data.shards.storage import Folder
 
@@ -37,14 +38,23 @@ def bytes_needed(config: RunConfig, anatomy: Anatomy) -> float:
 
 def check_disk(folder: Folder, config: RunConfig, anatomy: Anatomy) -> None:
     """ShardError when the disk cannot hold what the folder still lacks. Object stores are not asked."""
-    if (free := folder.free_bytes()) is None:
+    free, num_left = folder.free_bytes(), config.n - _num_published(folder)
+    if free is None or num_left <= 0:
         return
-    done = sum(size for under in ("", WORK) for size in folder.sizes(under).values())
-    if (needed := bytes_needed(config, anatomy) - done) > free:
+    waiting = sum(folder.sizes(WORK).values())
+    if (needed := bytes_needed(replace(config, n=num_left), anatomy) - waiting) > free:
         raise ShardError(
-            f"{config.n} cases need about {needed / 1e9:.2f} GB, but {folder.url} has {free / 1e9:.2f} GB free; free "
+            f"{num_left} cases need about {needed / 1e9:.2f} GB, but {folder.url} has {free / 1e9:.2f} GB free; free "
             f"some space, or give another --out or a smaller --n."
         )
+
+
+def _num_published(folder: Folder) -> int:
+    """Cases whose shard is there as the index says."""
+    sizes = folder.sizes()
+    with suppress(ShardError):
+        return sum(e.num_cases for e in read_index(folder) if sizes.get(e.name) == e.bytes)
+    return 0
 
 
 def measure(generator: CaseGenerator, recipe: Recipe) -> Estimate:

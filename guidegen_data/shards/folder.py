@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from guidegen_data.anatomy import anatomy_named
 from guidegen_data.anatomy_files import anatomy_text
@@ -14,7 +14,7 @@ from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.shards import manifest
 from guidegen_data.shards.card import write_card
 from guidegen_data.shards.ledger import Ledger, lines_of, num_lines
-from guidegen_data.shards.manifest import MANIFEST, META, REJECTS, RUN, WORK, RunConfig, key_of, shard_name
+from guidegen_data.shards.manifest import LOCK, MANIFEST, META, REJECTS, RUN, WORK, RunConfig, key_of, shard_name
 from guidegen_data.shards.reader import TarCases, parse_meta
 from guidegen_data.shards.storage import TEMPORARY, Folder, folder_at, write_text
 from guidegen_data.shards.writer import EncodedCase, tar_chunks, tar_part
@@ -34,12 +34,16 @@ class ShardFolder:
         config: RunConfig,
         overwrite: bool = False,
         model_card: str = "",
+        lock: IO[str] | None = None,
     ) -> None:
-        """Take the folder, new or begun. ShardError when it holds something else or another configuration."""
-        self.folder, self.config, self._model_card = folder_at(location), config, model_card
+        """Take the folder, new or begun. ShardError when it holds something else or another configuration.
+
+        `lock` is the folder's, where the caller holds it already.
+        """
+        self.folder, self._model_card = folder_at(location), model_card
         check_folder(self.folder, config, overwrite)
-        self._lock = self.folder.hold(f"{WORK}/lock")
-        if overwrite and not self._is_ours():
+        self._lock = lock or self.folder.hold(LOCK)
+        if overwrite and not self._is_ours(config):
             self._clear()
         for under in ("", WORK):
             for name in self.folder.sizes(under):
@@ -47,6 +51,8 @@ class ShardFolder:
                     self.folder.remove(f"{under}/{name}".lstrip("/"))
         if self.folder.size(RUN) is None:
             write_text(self.folder, RUN, manifest.to_json(manifest.run_record(config)) + "\n")
+        # As the first run put it: what decides nothing (the model's name, where a template file lies) stays as it is.
+        self.config = config = manifest.read_config(self.folder)
         if self.folder.size(manifest.ANATOMY) is None:
             write_text(self.folder, manifest.ANATOMY, anatomy_text(anatomy_named(config.recipe.anatomy)))
         self._ledger = Ledger(self.folder, config)
@@ -99,9 +105,9 @@ class ShardFolder:
         for line in getattr(self._ledger.lines(shard), kind):
             yield f"{line}\n".encode()
 
-    def _is_ours(self) -> bool:
+    def _is_ours(self, config: RunConfig) -> bool:
         with suppress(ShardError):
-            return not manifest.read_config(self.folder).differences(self.config)
+            return not manifest.read_config(self.folder).differences(config)
         return False
 
     def _cases_of_block(self, block: int) -> range:
@@ -128,12 +134,23 @@ class ShardFolder:
     def _publish_whole_shards(self, shards: Sequence[int]) -> None:
         for shard in shards:
             if shard not in self._ledger and all(b in self._waiting for b in self.config.blocks_of_shard(shard)):
-                self._publish(shard)
+                try:
+                    self._publish(shard)
+                except ShardError:
+                    if not self._drop_lost_blocks(shard):
+                        raise
                 self._write_index()
         for block in list(self._waiting):
             if all(shard in self._ledger for shard in self._shards_of_block(block)):
                 self.folder.remove(_block_name(block))
                 del self._waiting[block]
+
+    def _drop_lost_blocks(self, shard: int) -> bool:
+        """Count blocks as missing that another run removed, as it does once their shards are published; if any was."""
+        lost = [b for b in self.config.blocks_of_shard(shard) if self.folder.size(_block_name(b)) is None]
+        for block in lost:
+            del self._waiting[block]
+        return bool(lost)
 
     def _publish(self, shard: int) -> None:
         metas: list[dict[str, Any]] = []
@@ -159,21 +176,28 @@ class ShardFolder:
             if _block_name(block).removeprefix(f"{WORK}/") in there:
                 with suppress(GuideGenError):
                     tar = TarCases(self.folder, _block_name(block))
-                    if tar.keys == [key_of(i) for i in self._cases_of_block(block)]:
-                        found[block] = [len(tar.meta(key)["rejects"]) for key in tar.keys]
+                    metas = [tar.meta(key) for key in tar.keys]
+                    # A work folder is hidden, so that blocks of another recipe may outlast the files around it.
+                    ours = all(self.config.recipe.made(meta.get("recipe_sha256")) for meta in metas)
+                    if ours and tar.keys == [key_of(i) for i in self._cases_of_block(block)]:
+                        found[block] = [len(meta["rejects"]) for meta in metas]
         return found
 
     def _write_index(self) -> None:
+        self._ledger.refresh()
         index = manifest.index_of(self.config, self._ledger.entries)
         write_text(self.folder, manifest.INDEX, manifest.to_json(index) + "\n")
 
     def _clear(self) -> None:
-        for name in self.folder.sizes():
-            if is_shard(name) or name in manifest.FILES:
-                self.folder.remove(name)
+        """Remove all that is ours. The hidden files first and the one that says so last: a run killed in between leaves
+        a folder that can still be overwritten."""
         for name in self.folder.sizes(WORK):
             if name.endswith((".tar", ".json")):
                 self.folder.remove(f"{WORK}/{name}")
+        for name in self.folder.sizes():
+            if is_shard(name) or (name in manifest.FILES and name != RUN):
+                self.folder.remove(name)
+        self.folder.remove(RUN)
 
 
 def check_folder(folder: Folder, config: RunConfig, overwrite: bool = False) -> None:
@@ -190,16 +214,24 @@ def check_folder(folder: Folder, config: RunConfig, overwrite: bool = False) -> 
         )
 
 
-def salvage(folder: Folder, shard: str, keys: Sequence[str], bad: set[str], block_size: int) -> None:
-    """Take a shard that holds `keys` out of a folder; its blocks without a bad case are kept as finished ones."""
+def salvage(
+    folder: Folder, shard: str, keys: Sequence[str], bad: Set[str], block_size: int, is_whole: bool = False
+) -> None:
+    """Take a shard that holds `keys` out of a folder; its blocks without a bad case are kept as finished ones.
+
+    Unless the file is whole, bit for bit what was published, each case must carry the digest of its metadata: without
+    it nobody could tell whether they are true, and they would get a new checksum.
+    """
     with suppress(ShardError):
         tar = TarCases(folder, shard)
         for start in range(0, len(keys), block_size):
             # A block that reaches into another shard, or is cut by the end of this one, is made anew.
             block = keys[start : start + block_size]
             number, offset = divmod(int(block[0][1:]), block_size)
-            if offset == 0 and len(block) == block_size and not bad.intersection(block) and set(block) <= set(tar.keys):
-                with suppress(ShardError):
+            if offset or len(block) != block_size or bad & set(block) or not set(block) <= set(tar.keys):
+                continue
+            with suppress(ShardError):
+                if is_whole or all(META in tar.meta(key).get("sha256", {}) for key in block):
                     folder.write(_block_name(number), tar_chunks(tar_part(key, tar.members(key)) for key in block))
     folder.remove(shard)
 

@@ -68,12 +68,22 @@ def worker_devices(device: str, kind: str, num_workers: int | None) -> list[str]
 def prepare(recipe: Recipe, load: Load, num_threads: int) -> tuple[CaseGenerator, ReportSource]:
     """The generator and what it is asked for, in the process that computes. ShardError for another model's weights."""
     generator = load()
-    if generator.fingerprint != recipe.model_sha256:
-        raise ShardError("the model changed while the run went on; put the first one back and run the command again.")
+    check_fingerprint(generator, recipe)
     set_torch_threads(generator, num_threads)
     if recipe.compiled:
         generator.compile()  # type: ignore[attr-defined]
     return generator, ReportSource(recipe, generator.anatomy)
+
+
+def arithmetic(generator: CaseGenerator) -> str:
+    """'bfloat16' or 'float32': what the networks compute in, which a machine decides; '' where nobody knows."""
+    return str(getattr(generator, "dtype", "")).removeprefix("torch.")
+
+
+def check_fingerprint(generator: CaseGenerator, recipe: Recipe) -> None:
+    """ShardError for another model than that of the recipe."""
+    if generator.fingerprint != recipe.model_sha256:
+        raise ShardError("the model changed while the run went on; put the first one back and run the command again.")
 
 
 def set_torch_threads(generator: CaseGenerator, num_threads: int) -> None:

@@ -60,11 +60,24 @@ class Ledger:
         tar = TarCases(self._folder, entry.name)
         return lines_of(entry.name, entry.sha256, entry.bytes, [tar.meta(key) for key in tar.keys])
 
+    def refresh(self) -> None:
+        """Count what the index lists by now: without a lock another run may publish shards of the same folder."""
+        indexed = self._indexed()
+        if new := [s for s in range(self._config.num_shards) if s not in self and shard_name(s) in indexed]:
+            sizes = self._folder.sizes()
+            for shard in new:
+                entry = indexed[shard_name(shard)]
+                if entry.bytes == sizes.get(entry.name):
+                    self._count(shard, entry)
+
+    def _indexed(self) -> dict[str, ShardEntry]:
+        # Killed before the first index, or it is damaged: the shards tell all that it tells.
+        with suppress(ShardError):
+            return {entry.name: entry for entry in manifest.read_index(self._folder)}
+        return {}
+
     def _find(self) -> None:
-        indexed: dict[str, ShardEntry] = {}
-        with suppress(ShardError):  # killed before the first index, or it is damaged: the shards tell all that it tells
-            indexed = {entry.name: entry for entry in manifest.read_index(self._folder)}
-        sizes = self._folder.sizes()
+        indexed, sizes = self._indexed(), self._folder.sizes()
         for shard in range(self._config.num_shards):
             name = shard_name(shard)
             if name not in sizes:
@@ -84,7 +97,7 @@ class Ledger:
         except ShardError:
             return None
         expected = [key_of(i) for i in self._config.cases_of_shard(shard)]
-        if tar.keys != expected or any(m["recipe_sha256"] != self._config.recipe.sha256 for m in metas):
+        if tar.keys != expected or not all(self._config.recipe.made(m.get("recipe_sha256")) for m in metas):
             return None
         return lines_of(name, file_sha256(self._folder, name), self._folder.size(name) or 0, metas).entry
 

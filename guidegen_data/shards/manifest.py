@@ -11,7 +11,6 @@ from platform import python_version
 from typing import Any
 
 from guidegen_data.anatomy_files import parse_anatomy
-from guidegen_data.case import Case
 from guidegen_data.errors import AnatomyError, ShardError
 from guidegen_data.shards.storage import Folder
 
@@ -22,6 +21,7 @@ HISTOGRAMS, CROISSANT, MODEL_CARD = "histograms.png", "croissant.json", "model-c
 ANATOMY = "anatomy.yaml"
 FILES = (RUN, ANATOMY, INDEX, MANIFEST, REJECTS, CARD, HISTOGRAMS, CROISSANT, MODEL_CARD)
 WORK = ".partial"
+LOCK = f"{WORK}/lock"
 CT, LABEL, REPORT, META = "ct.nii.gz", "label.nii.gz", "report.txt", "meta.json"
 MEMBERS = (CT, LABEL, REPORT, META)
 _DESCRIBED = ("torch", "diffusers", "transformers", "numpy", "scipy", "nibabel", "isal")
@@ -87,8 +87,18 @@ class Recipe:
 
     @property
     def sha256(self) -> str:
-        """Hex digest that two recipes share only if they make the same cases."""
-        return hashlib.sha256(to_json(asdict(self)).encode()).hexdigest()
+        """Hex digest that two recipes share only if they make the same cases.
+
+        A user's own template file counts by its content, not by where it lies.
+        """
+        return self._digest("" if self.templates_sha256 else self.templates)
+
+    def made(self, recipe_sha256: object) -> bool:
+        """Whether a case or a shard that says so is of this recipe; the path of a template file once counted, too."""
+        return recipe_sha256 in (self.sha256, self._digest(self.templates))
+
+    def _digest(self, templates: str) -> str:
+        return hashlib.sha256(to_json(asdict(self) | {"templates": templates}).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -137,8 +147,12 @@ class RunConfig:
             ) from error
 
     def differences(self, other: RunConfig) -> list[str]:
-        """What makes other cases or other shards of `other`, as 'seed 0, not 1'. The model's name alone does not."""
-        names = [f.name for f in fields(Recipe) if f.name != "templates"]
+        """What makes other cases or other shards of `other`, as 'seed 0, not 1'.
+
+        The model's name alone does not, nor does the path of a template file.
+        """
+        own = self.recipe.templates_sha256 and other.recipe.templates_sha256
+        names = [f.name for f in fields(Recipe) if f.name != "templates" or not own]
         pairs = [(name, getattr(self.recipe, name), getattr(other.recipe, name)) for name in names]
         pairs += [("n", self.n, other.n), ("shard_size", self.shard_size, other.shard_size)]
         return [
@@ -161,30 +175,10 @@ class ShardEntry:
     num_rejects: int
 
 
-def case_meta(
-    case: Case, recipe: Recipe, index: int, attempt: int, case_seed: int, quality: dict, rejects: Sequence[dict]
-) -> dict[str, Any]:
-    """KEY.meta.json: where the case comes from, what is in it and how it was judged. A function of its arguments."""
-    return {
-        "key": case.key,
-        "index": index,
-        "seed": recipe.seed,
-        "case_seed": case_seed,
-        "attempt": attempt,
-        "anatomy": case.anatomy.name,
-        "label_table": {str(c.id): c.name for c in case.anatomy.classes},
-        "findings": case.findings.to_dict(),
-        "prompt": case.findings.prompt(),
-        "shape": list(case.ct_hu.shape),
-        "spacing_mm": list(case.spacing_mm),
-        "volumes_ml": case.volumes_ml(),
-        "quality": quality,
-        "rejects": list(rejects),
-        "generation": dict(case.provenance),
-        "recipe_sha256": recipe.sha256,
-        "model_sha256": recipe.model_sha256,
-        "package_version": recipe.package_version,
-    }
+def meta_sha256(meta: Mapping[str, Any]) -> str:
+    """Digest of a case's metadata, which holds it among the digests of its other members."""
+    digests = {suffix: digest for suffix, digest in meta["sha256"].items() if suffix != META}
+    return hashlib.sha256(to_json({**meta, "sha256": digests}).encode()).hexdigest()
 
 
 def manifest_line(meta: Mapping[str, Any], shard: str) -> dict[str, Any]:

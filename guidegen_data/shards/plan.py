@@ -17,7 +17,7 @@ from guidegen_data.errors import ShardError
 from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.sampling import Mode, sample_findings
-from guidegen_data.reports.templates import library_names, load_templates
+from guidegen_data.reports.templates import library_for, library_names, load_templates
 from guidegen_data.shards.manifest import Recipe, to_json
 
 
@@ -79,11 +79,19 @@ class ReportSource:
     """Requests by case index: the user's reports in turns, or sampled findings worded by the templates."""
 
     def __init__(self, recipe: Recipe, anatomy: Anatomy) -> None:
-        """ReportError or FindingsError when a report or the template library cannot be used."""
+        """ReportError or FindingsError when a report or the template library cannot be used.
+
+        ShardError when the template file is not the one of the recipe any more.
+        """
         self._seed, self._anatomy, self._sampling = recipe.seed, anatomy, cast(Mode, recipe.sampling)
         self._findings = findings_of_reports(recipe, anatomy)
         self._reports = recipe.reports
         self._templates = None if recipe.reports else load_templates(recipe.templates)
+        if _templates_sha256(recipe.templates) != recipe.templates_sha256:
+            raise ShardError(
+                f"the template file {recipe.templates} is not the one that these cases were worded by; put that one "
+                f"back."
+            )
 
     def request(self, index: int, draw: int = 0) -> Request:
         """What case `index` is asked to show; each further `draw` samples other findings. Pure."""
@@ -131,7 +139,8 @@ def make_recipe(
     styles: int = 1,
     compiled: bool = False,
 ) -> Recipe:
-    """The recipe of cases by this generator. `device` is the kind; `templates` default to those of the anatomy.
+    """The recipe of cases by this generator. `device` is the kind; `templates` default to those of the anatomy,
+    the torso's where it has none.
 
     `readings` are what the chat model `abstractor` read in the reports. ShardError for several `styles` of a generator
     that has no label maps to give them, and for networks that shall be `compiled` of one that has none.
@@ -140,7 +149,7 @@ def make_recipe(
         raise ShardError("several styles of a label map need a model of two stages; leave styles at 1.")
     if compiled and not hasattr(generator, "compile"):
         raise ShardError("this model has no networks to compile; leave --compile out.")
-    templates = "" if reports else templates or generator.anatomy.name
+    templates = "" if reports else templates or library_for(generator.anatomy.name).name
     return Recipe(
         model_sha256=generator.fingerprint,
         anatomy=generator.anatomy.name,

@@ -20,9 +20,20 @@ from isal.igzip_lib import IsalError
 from guidegen_data.case import Case
 from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.reports.findings import Findings
-from guidegen_data.shards.manifest import CT, LABEL, MEMBERS, META, REPORT, ShardEntry, know_anatomy, read_index
+from guidegen_data.shards.manifest import (
+    CT,
+    LABEL,
+    MEMBERS,
+    META,
+    REPORT,
+    ShardEntry,
+    know_anatomy,
+    meta_sha256,
+    read_index,
+)
 from guidegen_data.shards.storage import Folder, folder_at
 
+_BLOCK = 512
 _MEND = "copy it again, or have `guidegen verify DIR --repair` make it anew"
 #: Folders whose label table this process has read.
 TABLES_KNOWN: set[str] = set()
@@ -35,11 +46,17 @@ def walk_tar(folder: Folder, name: str) -> dict[str, dict[str, tuple[int, int]]]
     Raises ShardError when the file is missing, truncated or no tar.
     """
     extents: dict[str, dict[str, tuple[int, int]]] = {}
+    end = 0
     try:
         with folder.open(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 key, _, suffix = info.name.partition(".")
                 extents.setdefault(key, {})[suffix] = (info.offset_data, info.size)
+                end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
+            # tarfile takes a header that is cut or altered for the end, and would lose the cases from there on.
+            file.seek(end)
+            if file.read(_BLOCK) != bytes(_BLOCK) or file.seek(0, os.SEEK_END) < end + 2 * _BLOCK:
+                raise tarfile.ReadError("no end of archive after its last member")
     except FileNotFoundError as error:
         raise ShardError(f"{folder.url}/{name} is missing; {_MEND}.") from error
     except (tarfile.TarError, OSError) as error:
@@ -136,14 +153,21 @@ class ShardReader:
 
 
 def parse_meta(key: str, data: bytes, where: str) -> dict[str, Any]:
-    """The metadata of a case; ShardError when it is damaged or belongs to another case."""
+    """The metadata of a case; ShardError when it is damaged or belongs to another case.
+
+    Cases of earlier versions carry no digest of their metadata, so that not all damage is seen.
+    """
     try:
         meta = json.loads(data)
-        if meta["key"] == key:
-            return meta
-    except (ValueError, KeyError, TypeError) as error:
+        digests = meta.get("sha256", {})
+        altered = bool(set(digests) - set(MEMBERS)) or digests.get(META, "") not in ("", meta_sha256(meta))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ShardError(f"{where}: {key}.{META} is damaged ({type(error).__name__}); {_MEND}.") from error
-    raise ShardError(f"{where}: {key}.{META} belongs to case {meta['key']!r}; {_MEND}.")
+    if altered:
+        raise ShardError(f"{where}: {key}.{META} does not match its checksum; {_MEND}.")
+    if meta.get("key") != key:
+        raise ShardError(f"{where}: {key}.{META} belongs to case {meta.get('key')!r}; {_MEND}.")
+    return meta
 
 
 def decode_case(key: str, members: Mapping[str, bytes], where: str) -> Case:

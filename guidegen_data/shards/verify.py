@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,17 +68,72 @@ def problems(location: str | os.PathLike[str] | Folder) -> Iterator[Problem]:
                 told[name] = {}
                 yield Problem(name, "", str(error))
     for entry in entries:
-        yield from _check_shard(folder, entry, config, told)
+        yield from shard_problems(folder, config, entry.name, entry, told)
     listed = {entry.name for entry in entries}
     for extra in sorted(name for name in folder.sizes() if is_shard(name) and name not in listed):
         yield Problem(extra, "", f"not in {INDEX}; {_AGAIN}")
+        if extra in map(manifest.shard_name, range(config.num_shards)):
+            yield from shard_problems(folder, config, extra)
+    known = {key_of(i) for i in range(config.n)}
+    for name, lines in (told or {}).items():
+        for key in sorted(lines.keys() - known):
+            yield Problem(name, key, f"no case of {manifest.RUN}")
+
+
+def shard_problems(
+    folder: Folder,
+    config: RunConfig,
+    name: str,
+    entry: ShardEntry | None = None,
+    told: Mapping[str, Mapping[str, str]] | None = None,
+) -> Iterator[Problem]:
+    """What is wrong in one shard, by its entry in the index where it has one; `told` are the lines about its cases."""
+    try:
+        if entry and folder.size(name) is not None and file_sha256(folder, name) != entry.sha256:
+            yield Problem(name, "", f"the checksum is not the one in {INDEX}")
+        tar = TarCases(folder, name, entry.bytes if entry else None)
+    except ShardError as error:
+        yield Problem(name, "", str(error))
+        return
+    planned = {manifest.shard_name(shard): shard for shard in range(config.num_shards)}
+    expected = [key_of(i) for i in config.cases_of_shard(planned[name])] if name in planned else []
+    for key in sorted(set(expected) ^ set(tar.keys)):
+        yield Problem(name, key, "missing" if key in expected else "does not belong here")
+    for key in tar.keys:
+        try:
+            case = tar.case(key)
+        except ShardError as error:
+            yield Problem(name, key, str(error))
+            continue
+        extra = tar.suffixes(key) - set(MEMBERS)
+        for what in (
+            *(f"unexpected member {suffix}" for suffix in sorted(extra)),
+            *_check_case(case, config),
+            *_check_report(case, config),
+        ):
+            yield Problem(name, key, what)
+        if told is not None:
+            yield from _check_lines(case, name, told)
+
+
+def arithmetics(folder: Folder) -> Counter[str]:
+    """What the cases were computed in -> how many of them; those that do not tell are left out."""
+    found: Counter[str] = Counter()
+    for entry in manifest.read_index(folder):
+        tar = TarCases(folder, entry.name)
+        found.update(tar.meta(key)["generation"].get("arithmetic", "") for key in tar.keys)
+    del found[""]
+    return found
 
 
 def _told_lines(folder: Folder, name: str) -> dict[str, str]:
     """Key -> the lines of a .jsonl file about that case, joined."""
     told: dict[str, str] = {}
     for line in manifest.read_lines(folder, name):
-        told[line["key"]] = told.get(line["key"], "") + manifest.to_json(line) + "\n"
+        try:
+            told[line["key"]] = told.get(line["key"], "") + manifest.to_json(line) + "\n"
+        except (KeyError, TypeError) as error:
+            raise ShardError(f"{folder.url}/{name} has a line that names no case; {_AGAIN}.") from error
     return told
 
 
@@ -86,52 +142,29 @@ def _check_index(folder: Folder, config: RunConfig, entries: list[ShardEntry]) -
         yield Problem(INDEX, "", f"{number} cases of {config.n}; {_AGAIN}")
         return
     expected = {manifest.shard_name(shard) for shard in range(config.num_shards)}
-    for name in sorted({e.name for e in entries} - expected):
+    times = Counter(e.name for e in entries)
+    for name in sorted(times.keys() - expected):
         yield Problem(INDEX, "", f"{name} belongs to no shard of {manifest.RUN}")
+    for name in sorted(expected - times.keys()):
+        yield Problem(INDEX, "", f"{name} is not in it; {_AGAIN}")
+    for name in sorted(name for name in times if times[name] > 1):
+        yield Problem(INDEX, "", f"{name} is in it {times[name]} times")
     with suppress(ShardError):
-        if manifest.read_json(folder, INDEX) != manifest.index_of(config, entries):
+        record, totals = manifest.read_json(folder, INDEX), manifest.index_of(config, entries)
+        if config.recipe.made(record.get("recipe_sha256")):
+            totals["recipe_sha256"] = record["recipe_sha256"]
+        if record != totals:
             yield Problem(INDEX, "", "its totals are not those of its shards")
     for name in (manifest.ANATOMY, manifest.CARD, manifest.CROISSANT, manifest.HISTOGRAMS):
-        if folder.size(name) is None:
-            yield Problem(name, "", f"missing; {_AGAIN}")
-
-
-def _check_shard(
-    folder: Folder, entry: ShardEntry, config: RunConfig, told: Mapping[str, Mapping[str, str]] | None
-) -> Iterator[Problem]:
-    try:
-        if folder.size(entry.name) is not None and file_sha256(folder, entry.name) != entry.sha256:
-            yield Problem(entry.name, "", f"the checksum is not the one in {INDEX}")
-        tar = TarCases(folder, entry.name, entry.bytes)
-    except ShardError as error:
-        yield Problem(entry.name, "", str(error))
-        return
-    first, last = int(entry.first_key[1:]), int(entry.last_key[1:])
-    expected = [key_of(i) for i in range(first, last + 1)]
-    for key in sorted(set(expected) ^ set(tar.keys)):
-        yield Problem(entry.name, key, "missing" if key in expected else "does not belong here")
-    for key in tar.keys:
-        try:
-            case = tar.case(key)
-        except ShardError as error:
-            yield Problem(entry.name, key, str(error))
-            continue
-        extra = tar.suffixes(key) - set(MEMBERS)
-        for what in (
-            *(f"unexpected member {name}" for name in sorted(extra)),
-            *_check_case(case, config),
-            *_check_report(case, config),
-        ):
-            yield Problem(entry.name, key, what)
-        if told is not None:
-            yield from _check_lines(case, entry.name, told)
+        if not folder.size(name):
+            yield Problem(name, "", f"missing or empty; {_AGAIN}")
 
 
 def _check_case(case: Case, config: RunConfig) -> Iterator[str]:
     meta = case.provenance
     if case.anatomy.name != config.recipe.anatomy:
         yield f"anatomy {case.anatomy.name}, not {config.recipe.anatomy}"
-    if meta.get("recipe_sha256") != config.recipe.sha256:
+    if not config.recipe.made(meta.get("recipe_sha256")):
         yield "made by another recipe"
     table = {str(c.id): c.name for c in anatomy_named(case.anatomy.name).classes}
     if meta.get("label_table") != table:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from typing import IO
 
 from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.shards.blocks import generate_block
@@ -65,13 +66,19 @@ def fill_folder(
     compute: Compute,
     overwrite: bool = False,
     model_card: str = "",
+    lock: IO[str] | None = None,
 ) -> Iterator[Progress]:
-    """Complete the folder with whatever computes blocks, yielding at the start and after every block."""
-    with ShardFolder(location, config, overwrite, model_card) as shards:
+    """Complete the folder with whatever computes blocks, yielding at the start and after every block.
+
+    `lock` is the folder's, where the caller holds it already.
+    """
+    with ShardFolder(location, config, overwrite, model_card, lock) as shards:
         yield Progress(shards.num_done, config.n, shards.num_rejects)
-        for block, cases in compute(shards.missing_blocks):
-            shards.add_block(block, cases)
-            yield Progress(shards.num_done, config.n, shards.num_rejects)
+        # Once, unless another run on an object store takes finished blocks away and does not publish their shards.
+        while blocks := shards.missing_blocks:
+            for block, cases in compute(blocks):
+                shards.add_block(block, cases)
+                yield Progress(shards.num_done, config.n, shards.num_rejects)
         shards.finish()
 
 
@@ -115,6 +122,12 @@ class _Worker:
         self._process.start()
         theirs.close()
 
+    def give(self, block: int) -> None:
+        """Have a block computed. Of a process that has just died the next `receive` tells, once what came before is
+        kept."""
+        with suppress(ConnectionError):
+            self.connection.send(block)
+
     def receive(self) -> Finished:
         """The block that got done. Raises what it raised; ShardError when the process died."""
         try:
@@ -142,13 +155,13 @@ def _share_out(pool: list[_Worker], blocks: list[int]) -> Iterator[Finished]:
     of = {worker.connection: worker for worker in pool}
     todo, num_left = iter(blocks), len(blocks)
     for worker in pool:
-        worker.connection.send(next(todo))
+        worker.give(next(todo))
     while num_left:
         for connection in wait(list(of)):
             assert isinstance(connection, Connection)
             finished = of[connection].receive()
             if (following := next(todo, None)) is not None:
-                connection.send(following)
+                of[connection].give(following)
             else:
                 del of[connection]
             num_left -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 import tarfile
 import zlib
@@ -16,7 +17,7 @@ import numpy as np
 from isal import isal_zlib
 
 from guidegen_data.case import Case
-from guidegen_data.shards.manifest import CT, LABEL, META, REPORT, to_json
+from guidegen_data.shards.manifest import CT, LABEL, META, REPORT, meta_sha256, to_json
 from guidegen_data.shards.storage import write_whole
 
 _BLOCK = 512
@@ -46,7 +47,8 @@ def encode_case(case: Case) -> EncodedCase:
         REPORT: case.report.encode(),
     }
     digests = {suffix: hashlib.sha256(data).hexdigest() for suffix, data in members.items()}
-    meta = {**case.provenance, "sha256": digests}
+    meta = json.loads(to_json({**case.provenance, "sha256": digests}))
+    meta["sha256"][META] = meta_sha256(meta)
     return EncodedCase(case.key, {**members, META: (to_json(meta) + "\n").encode()}, meta)
 
 
