@@ -32,6 +32,7 @@ from guidegen_data.models.text import DEFAULT_ENCODER
 from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.pipeline_stages import StageSampling
 from guidegen_data.reports.findings import Findings
+from guidegen_data.scanned import only_scanned
 from guidegen_data.tissue_rule import of_ct
 
 _PARTS = ("mask_sampler", "detail_network", "tissue_network", "autoencoder", "slice_generator")
@@ -268,6 +269,9 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         spacing, held = anatomy.spacing_mm, []
         for b, (mask, asked, seed) in enumerate(zip(masks, findings, seeds, strict=True)):
             label_map, lost = clean_up(mask.cpu().numpy(), asked, spacing)
+            outside = 0
+            if known is None:
+                label_map, outside = only_scanned(label_map, anatomy, spacing)
             rng = np.random.default_rng(int(seed) % 2**63)
             places = placer.places_in(b, anatomy.shape)
             label_map, added, num_strays = settle_lesions(label_map, asked, spacing, rng, places)
@@ -275,6 +279,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
                 given = known[b].cpu().numpy()
                 label_map = np.where(given >= 0, given, label_map).astype(np.uint8)
             done = {"cleaned_voxels": lost, "lesions_added": len(added), "lesions_given_back": num_strays}
+            done |= {"voxels_outside_the_scan": outside} if outside else {}
             held.append((label_map, done))
         return held
 

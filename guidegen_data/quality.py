@@ -11,6 +11,7 @@ from scipy import ndimage
 from guidegen_data.anatomy import Anatomy, FindingOrgan, OrganClass
 from guidegen_data.case import Case, Draft
 from guidegen_data.lesions import find_lesions, match_lesions
+from guidegen_data.scanned import BODY_CM2
 from guidegen_data.sites import is_cut, site_mask
 from guidegen_data.tissue_rule import tissue_ids
 
@@ -30,9 +31,8 @@ THIN_ML = 50.0
 ADHERENCE = (1.5, 100.0)
 ASIDE_MM = 12.0
 MAX_STEP_HU = 300
-# Organs that show where no body does are the rim that a CT was cut down to: a neck has 80 cm2, such a rim under 30. Of
-# real scans 0.978 and more of the organs lie where the body is.
-BODY_CM2 = 50.0
+# Organs that show where no body does are the rim that a CT was cut down to. Of real scans 0.978 and more of the organs
+# lie where the body is.
 SHOWN_SHARE = (0.96, 1.0)
 # A label map of which more than this share had to be given away as specks is noise.
 SPECK_SHARE = 0.1

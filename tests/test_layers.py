@@ -15,7 +15,7 @@ ROWS = [
     {"anatomy", "anatomy_files"},
     {"diffusion", "reports", "case", "habitus"},
     {"models", "sites", "sites_frame", "lesions", "lesion_contrast", "grounding", "cleanup", "organ_sizes", "quality"}
-    | {"preview", "tissue_rule"},
+    | {"preview", "tissue_rule", "scanned"},
     {"pipeline", "pipeline_stages", "sources", "label_maps"},
     {"dataset", "shards", "training", "metrics"},
     {"cli"},

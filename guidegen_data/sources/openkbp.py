@@ -12,11 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.case import check_hu
 from guidegen_data.errors import CaseError, SourceError
+from guidegen_data.scanned import body_slices
 from guidegen_data.sources.layouts import HELD_OUT, SPLITS, Labelled, LabelNames, SourceCase
 from guidegen_data.sources.volumes import Volume
 
@@ -24,8 +24,6 @@ _SHAPE = (128, 128, 128)
 #: Files of a patient that are no structures.
 _OTHER = {"ct", "dose", "voxel_dimensions", "possible_dose_mask"}
 _AIR_HU = -1024.0
-#: What a slice of a body shows at least; a neck has 80 cm2, the rim around contours alone is mostly under 30.
-_IMAGED_CM2 = 50.0
 
 
 def find_openkbp(src: Path) -> list[SourceCase]:
@@ -78,12 +76,7 @@ def imaged_slices(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> 
 
     An empty slice where none does.
     """
-    area_cm2 = (ct_hu > _AIR_HU + 24).sum(axis=(0, 1)) * spacing_mm[0] * spacing_mm[1] / 100
-    runs, count = ndimage.label(area_cm2 >= _IMAGED_CM2)
-    if not count:
-        return slice(0, 0)
-    longest = np.flatnonzero(runs == np.bincount(runs)[1:].argmax() + 1)
-    return slice(int(longest[0]), int(longest[-1]) + 1)
+    return body_slices(ct_hu > _AIR_HU + 24, spacing_mm)
 
 
 def only_imaged(
