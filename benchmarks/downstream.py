@@ -34,7 +34,7 @@ from benchmarks.downstream_arms import ARMS, Sizes, Sources, arms_named, facts
 from benchmarks.downstream_curve import draw
 from benchmarks.downstream_donors import donor_cases
 from benchmarks.downstream_generators import refuse_leak, refuse_shipped, strict_model
-from benchmarks.downstream_scores import packed, score_folder, unpacked
+from benchmarks.downstream_scores import packed, runs_of, score_folder
 from benchmarks.downstream_segmenter import Schedule, precision_here
 from benchmarks.downstream_statistics import NUM_DRAWS, summary
 from benchmarks.downstream_train import Segmenter
@@ -135,12 +135,12 @@ class Benchmark:
         if "scores" not in held:
             sys.exit(f"{result} holds no scores of single organs, only means; it cannot be gone on from.")
         taken = 0
-        for run in held["trainings"]:
+        for run in runs_of(held):
             training = Training(run["arm"], run["k"], run["seed"])
             taken_over = ARMS[run["arm"]].source is None or (not other and self._same_generator(run))
             if taken_over and not self.run_file(training).exists():
                 self._refuse_other_precision(precision_of(run))
-                self._keep(training, {**run, "cases": unpacked(held["scores"][training.name])})
+                self._keep(training, run)
                 taken += 1
         return taken
 

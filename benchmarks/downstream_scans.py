@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.downstream_scores import ORGANS, unpacked
-from benchmarks.downstream_statistics import NUM_DRAWS, mean_where_there, score_table, wilcoxon
+from benchmarks.downstream_scores import ORGANS, runs_of
+from benchmarks.downstream_statistics import NUM_DRAWS, case_means, mean_where_there, score_table, wilcoxon
 from benchmarks.openkbp_imaged import ORGANS as CONTOURS
 from benchmarks.openkbp_imaged import cut_shares, is_cut
 from benchmarks.openkbp_imaged_sheet import draw
@@ -48,7 +48,7 @@ def gained(arm: list[dict[str, Any]], other: list[dict[str, Any]], cases: list[s
     dices = score_table(ours, "dice", cases) - score_table(theirs, "dice", cases)
     far = score_table(ours, "hd95_mm", cases) - score_table(theirs, "hd95_mm", cases)
     by_run = mean_where_there(dices, 2)
-    by_case = mean_where_there(mean_where_there(dices, 0), 1)
+    by_case = case_means(dices)
     by_organ = mean_where_there(mean_where_there(dices, 0), 0)
     return {
         "difference": round(float(by_case.mean()), 4),
@@ -57,15 +57,14 @@ def gained(arm: list[dict[str, Any]], other: list[dict[str, Any]], cases: list[s
         "p_wilcoxon": round(wilcoxon(by_case), 4),
         "num_gaining": int((by_case > 0).sum()),
         "num_losing": int((by_case < 0).sum()),
-        "hd95_mm": round(float(np.nanmean(mean_where_there(mean_where_there(far, 0), 1))), 1),
+        "hd95_mm": round(float(np.nanmean(case_means(far))), 1),
         "organs": {o: None if np.isnan(v) else round(float(v), 4) for o, v in zip(ORGANS, by_organ, strict=True)},
     }
 
 
 def by_scan(figures: dict[str, Any], cut: set[str]) -> dict[str, Any]:
     """k -> arm -> what it gained on all test patients, on whole scans and on cut ones, over real patients alone."""
-    runs = [{**t, "cases": unpacked(figures["scores"][f"{t['arm']}-k{t['k']}-seed{t['seed']}"])}
-            for t in figures["trainings"]]  # fmt: skip
+    runs = runs_of(figures)
     cases = sorted(runs[0]["cases"])
     groups = {"all": cases, "whole": [c for c in cases if c not in cut], "cut": [c for c in cases if c in cut]}
     table: dict[str, Any] = {}
@@ -85,8 +84,7 @@ def by_scan(figures: dict[str, Any], cut: set[str]) -> dict[str, Any]:
 
 
 def _level(runs: list[dict[str, Any]], cases: list[str]) -> float:
-    dices = score_table(runs, "dice", cases)
-    return round(float(mean_where_there(mean_where_there(dices, 0), 1).mean()), 4)
+    return round(float(case_means(score_table(runs, "dice", cases)).mean()), 4)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.downstream_scores import ORGANS
-from benchmarks.downstream_table import ARM_NAMES
+from benchmarks.downstream_table import ARM_NAMES, counts, interval
 
 _MAIN = "downstream_donor_2400"
 _GROUPS = ("whole", "cut", "all")
@@ -33,9 +33,9 @@ def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5") -> str:
     for k, rows in figures["results"][_MAIN].items():
         if held := rows.get(arm):
             texture = rows.get("synthseg")
-            cells = [k, f"{rows['real']['whole']:.3f}", _gained(held["whole"]), f"{held['whole']['p_wilcoxon']:.2g}"]
-            cells += [_counts(held["whole"]), _gained(held["cut"]), _gained(held["all"])]
-            lines.append(f"| {' | '.join([*cells, _gained(texture['whole']) if texture else ''])} |")
+            cells = [k, f"{rows['real']['whole']:.3f}", interval(held["whole"]), f"{held['whole']['p_wilcoxon']:.2g}"]
+            cells += [counts(held["whole"]), interval(held["cut"]), interval(held["all"])]
+            lines.append(f"| {' | '.join([*cells, interval(texture['whole']) if texture else ''])} |")
     return "\n".join(lines)
 
 
@@ -54,8 +54,8 @@ def markdown(figures: dict[str, Any]) -> str:
         rows = [(k, arm, held) for k, arms in table.items() for arm, held in arms.items() if arm != "real"]
         for k, arm, held in rows:
             whole = held["whole"]
-            cells = [k, ARM_NAMES.get(arm) or _BESIDE[arm], *(_gained(held[g]) for g in _GROUPS)]
-            cells += [f"{whole['p_wilcoxon']:.2g}", _counts(whole), f"{whole['hd95_mm']:+.1f} mm"]
+            cells = [k, ARM_NAMES.get(arm) or _BESIDE[arm], *(interval(held[g]) for g in _GROUPS)]
+            cells += [f"{whole['p_wilcoxon']:.2g}", counts(whole), f"{whole['hd95_mm']:+.1f} mm"]
             cells.append(" / ".join(f"{v:+.3f}" for v in whole["by_seed"].values()))
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"| k | Dice gained on whole scans by | {' | '.join(ORGANS)} |", "|---|---|" + "---|" * len(ORGANS)]
@@ -95,12 +95,3 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     panels[0].set_ylabel("Dice gained over real alone, 95 % interval")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=110)
-
-
-def _gained(held: dict[str, Any]) -> str:
-    low, high = held["interval_95"]
-    return f"{held['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def _counts(held: dict[str, Any]) -> str:
-    return f"{held['num_gaining']} / {held['num_losing']}"

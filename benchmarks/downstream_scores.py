@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import nibabel as nib
 import numpy as np
@@ -74,6 +74,14 @@ def packed(cases: dict[str, dict[str, Score]]) -> dict[str, str]:
 def unpacked(lines: dict[str, str]) -> dict[str, dict[str, Score]]:
     """The scores that `packed` wrote."""
     return {name: dict(map(_score, line.split(", "))) if line else {} for name, line in lines.items()}
+
+
+def runs_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trainings of a result, each with its cases' scores as the training left them."""
+    return [
+        {**run, "cases": unpacked(figures["scores"][f"{run['arm']}-k{run['k']}-seed{run['seed']}"])}
+        for run in figures["trainings"]
+    ]
 
 
 def _score(written: str) -> tuple[str, Score]:

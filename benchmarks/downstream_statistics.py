@@ -70,8 +70,8 @@ def _levels(runs: Runs, cases: Sequence[str]) -> dict[str, Any]:
     missed = (~np.isnan(dices) & np.isnan(distances)).sum(axis=(0, 1))
     return {
         "seeds": [run["seed"] for run in runs],
-        "mean_dice": _rounded(_case_means(dices).mean()),
-        "mean_hd95_mm": _rounded(np.nanmean(_case_means(distances)), 2),
+        "mean_dice": _rounded(case_means(dices).mean()),
+        "mean_hd95_mm": _rounded(np.nanmean(case_means(distances)), 2),
         "organs": {
             organ: {"dice": _rounded(by_organ[o]), "hd95_mm": _rounded(far[o], 2), "not_found": int(missed[o])}
             for o, organ in enumerate(ORGANS)
@@ -79,7 +79,7 @@ def _levels(runs: Runs, cases: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _case_means(table: np.ndarray) -> np.ndarray:
+def case_means(table: np.ndarray) -> np.ndarray:
     """(cases,): seeds averaged an organ, then the organs that the case has."""
     return mean_where_there(mean_where_there(table, 0), 1)
 
@@ -91,7 +91,7 @@ def _against(arm: Runs, other: Runs, cases: Sequence[str]) -> dict[str, Any]:
     for figure, digits in (("dice", 4), ("hd95_mm", 2)):
         # Of distances only pairs count in which both found the organ.
         gains = score_table(ours, figure, cases) - score_table(theirs, figure, cases)
-        by_case = _case_means(gains)
+        by_case = case_means(gains)
         by_case = by_case[~np.isnan(by_case)]
         interval = [_rounded(v, digits) for v in bootstrap(by_case)]
         compared[figure] = {"difference": _rounded(by_case.mean(), digits), "interval_95": interval}
@@ -101,9 +101,9 @@ def _against(arm: Runs, other: Runs, cases: Sequence[str]) -> dict[str, Any]:
             compared["organs"], compared["without"] = {}, {}
             for o, organ in enumerate(ORGANS):
                 compared["organs"] |= _gain(organ, mean_where_there(gains[:, :, o], 0))
-                compared["without"] |= _gain(organ, _case_means(np.delete(gains, o, axis=2)))
+                compared["without"] |= _gain(organ, case_means(np.delete(gains, o, axis=2)))
             left = [o for o, organ in enumerate(ORGANS) if organ not in _NERVOUS]
-            compared["without"] |= _gain(" and ".join(_NERVOUS), _case_means(gains[:, :, left]))
+            compared["without"] |= _gain(" and ".join(_NERVOUS), case_means(gains[:, :, left]))
     return compared
 
 

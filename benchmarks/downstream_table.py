@@ -80,10 +80,11 @@ def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5") -> str:
 
 def _gained(compared: dict[str, Any]) -> str:
     """The difference of Dice with its interval."""
-    return _interval(compared["dice"])
+    return interval(compared["dice"])
 
 
-def _interval(held: dict[str, Any]) -> str:
+def interval(held: dict[str, Any]) -> str:
+    """A difference with its interval."""
     low, high = held["interval_95"]
     return f"{held['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
 
@@ -95,8 +96,12 @@ def _bold(compared: dict[str, Any]) -> str:
 
 
 def _counts(compared: dict[str, Any]) -> str:
-    held = compared.get("cases")
-    return f"{held['num_gaining']} / {held['num_losing']}" if held else ""
+    return counts(compared["cases"]) if compared.get("cases") else ""
+
+
+def counts(held: dict[str, Any]) -> str:
+    """How many patients gain and lose."""
+    return f"{held['num_gaining']} / {held['num_losing']}"
 
 
 def _spread_table(rows: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
@@ -110,7 +115,7 @@ def _spread_table(rows: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
     for k, arm, compared in rows:
         held = compared["cases"]
         means = [f"{compared['dice']['difference']:+.3f}", f"{held['median']:+.3f}", _counts(compared)]
-        others = [_interval(held["without_two_best"]), _interval(compared["without"][left])]
+        others = [interval(held["without_two_best"]), interval(compared["without"][left])]
         told.append(f"| {' | '.join([k, ARM_NAMES[arm], *means, *others])} |")
     return told
 

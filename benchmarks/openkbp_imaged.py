@@ -36,15 +36,14 @@ def clear_patient(ct: Path, out: Path) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     hu, spacing, affine = _read(ct)
-    kinds = sorted(p.name[len(name) + 1 :] for p in ct.parent.glob(f"{name}_*.nii.gz"))
-    for kind in [k for k in kinds if k not in ("ct.nii.gz", "label.nii.gz")] + ["label.nii.gz"]:
-        labels = _read(ct.with_name(f"{name}_{kind}"))[0].astype(np.uint8)
-        shown, labels = only_imaged(hu, labels, spacing)
-        if kind == "label.nii.gz":  # last: it tells that the patient is whole
-            _write(shown, affine, out / f"{name}_ct.nii.gz")
-            if not labels.any():
-                sys.exit(f"{name} shows no body where its organs are.")
-        _write(labels, affine, out / f"{name}_{kind}")
+    label = ct.with_name(f"{name}_label.nii.gz")
+    shown, labels = only_imaged(hu, _read(label)[0].astype(np.uint8), spacing)
+    if not labels.any():
+        sys.exit(f"{name} shows no body where its organs are.")
+    for beside in sorted(set(ct.parent.glob(f"{name}_*.nii.gz")) - {ct, label}):
+        _write(only_imaged(hu, _read(beside)[0].astype(np.uint8), spacing)[1], affine, out / beside.name)
+    _write(shown, affine, out / ct.name)
+    _write(labels, affine, out / label.name)  # last: it tells that the patient is whole
 
 
 def cut_shares(ct: Path) -> dict[str, float]:

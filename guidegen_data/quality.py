@@ -11,7 +11,7 @@ from scipy import ndimage
 from guidegen_data.anatomy import Anatomy, FindingOrgan, OrganClass
 from guidegen_data.case import Case, Draft
 from guidegen_data.lesions import find_lesions, match_lesions
-from guidegen_data.scanned import BODY_CM2
+from guidegen_data.scanned import BODY_CM2, areas_cm2
 from guidegen_data.sites import is_cut, site_mask
 from guidegen_data.tissue_rule import tissue_ids
 
@@ -160,8 +160,8 @@ def _check_shown(case: Case | Draft) -> Iterator[dict[str, Any]]:
     if not tissues:
         return
     organs = (~np.isin(case.label_map, [0, *tissues])).sum(axis=(0, 1))
-    area_cm2 = (case.label_map > 0).sum(axis=(0, 1)) * float(np.prod(case.spacing_mm[:2])) / 100
-    shown = float(organs[area_cm2 >= BODY_CM2].sum() / organs.sum()) if organs.any() else 1.0
+    with_body = areas_cm2(case.label_map > 0, case.spacing_mm) >= BODY_CM2
+    shown = float(organs[with_body].sum() / organs.sum()) if organs.any() else 1.0
     yield _check("share of the organs in slices that show a body", shown, SHOWN_SHARE)
 
 

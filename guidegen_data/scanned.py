@@ -13,10 +13,14 @@ from guidegen_data.tissue_rule import tissue_ids
 BODY_CM2 = 50.0
 
 
+def areas_cm2(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Area of a mask (X, Y, Z) in each axial slice (Z,)."""
+    return mask.sum(axis=(0, 1)) * spacing_mm[0] * spacing_mm[1] / 100
+
+
 def body_slices(body: np.ndarray, spacing_mm: tuple[float, float, float]) -> slice:
     """The longest run of slices of a mask (X, Y, Z) that show BODY_CM2 or more; an empty slice where none does."""
-    area_cm2 = body.sum(axis=(0, 1)) * spacing_mm[0] * spacing_mm[1] / 100
-    runs, count = ndimage.label(area_cm2 >= BODY_CM2)
+    runs, count = ndimage.label(areas_cm2(body, spacing_mm) >= BODY_CM2)
     if not count:
         return slice(0, 0)
     longest = np.flatnonzero(runs == np.bincount(runs)[1:].argmax() + 1)

@@ -157,39 +157,43 @@ def run(args: argparse.Namespace) -> int:
 
 def _detail(args: argparse.Namespace, anatomy: Anatomy) -> DetailNetwork:
     """The network of the --detail run; ModelError for a run of another stage, label table or spacing."""
-    import yaml
-
-    from guidegen_data.anatomy_files import FILE_NAME
     from guidegen_data.errors import ModelError
     from guidegen_data.models.detail import DetailNetwork
     from guidegen_data.models.folded_unet import check_sides
-    from guidegen_data.training.beside import same_classes
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.run_state import load_part
 
     if args.steps_detail < 1:
         raise ModelError(f"--steps-detail is a number of steps from 1, got {args.steps_detail}.")
     trained_part(args.detail, Initial.DETAIL)
-    learned = args.detail / FILE_NAME
-    if not same_classes(learned, anatomy):
-        raise ModelError(f"{args.detail} learned another label table than {anatomy.name}; give runs that agree.")
-    spacing_mm = tuple(yaml.safe_load(learned.read_text(encoding="utf-8"))["spacing_mm"])
-    if spacing_mm != tuple(anatomy.spacing_mm):
-        raise ModelError(f"{args.detail} learned at {spacing_mm} mm, the model has {tuple(anatomy.spacing_mm)} mm.")
+    _check_table(args.detail, anatomy)
     detail = load_part(DetailNetwork, _weights(args.detail, args.checkpoint))
     check_sides(anatomy.shape, detail.multiple)
     return detail
 
 
-def _into_model(args: argparse.Namespace) -> int:
-    """Writes the model named for the slices with the stage 1, or the detail, of a run."""
+def _check_table(run: Path, anatomy: Anatomy) -> None:
+    """ModelError where a run learned another label table than the model's, or at another spacing."""
     import yaml
 
+    from guidegen_data.anatomy_files import FILE_NAME
+    from guidegen_data.errors import ModelError
+    from guidegen_data.training.beside import same_classes
+
+    learned = run / FILE_NAME
+    if not same_classes(learned, anatomy):
+        raise ModelError(f"{run} learned another label table than {anatomy.name}; give runs that agree.")
+    spacing_mm = tuple(yaml.safe_load(learned.read_text(encoding="utf-8"))["spacing_mm"])
+    if spacing_mm != tuple(anatomy.spacing_mm):
+        raise ModelError(f"{run} learned at {spacing_mm} mm, the model has {tuple(anatomy.spacing_mm)} mm.")
+
+
+def _into_model(args: argparse.Namespace) -> int:
+    """Writes the model named for the slices with the stage 1, or the detail, of a run."""
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from
     from guidegen_data.errors import ModelError
     from guidegen_data.models.folder import anatomy_name_of, model_folder
     from guidegen_data.models.mask_sampler import MaskSampler
-    from guidegen_data.training.beside import same_classes
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.masks import read_volume_ratio
     from guidegen_data.training.model_parts import copy_model, put_part
@@ -204,10 +208,7 @@ def _into_model(args: argparse.Namespace) -> int:
     anatomy = anatomy_from(str(held) if held.exists() else anatomy_name_of(folder))
     if args.masks != args.slices:
         trained_part(args.masks, Initial.MASKS)
-        learned = args.masks / FILE_NAME
-        spacing_mm = tuple(yaml.safe_load(learned.read_text(encoding="utf-8"))["spacing_mm"])
-        if not same_classes(learned, anatomy) or spacing_mm != tuple(anatomy.spacing_mm):
-            raise ModelError(f"{args.masks} learned another label table than {folder.name}; give runs that agree.")
+        _check_table(args.masks, anatomy)
         masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
     if args.detail:
         detail = _detail(args, anatomy)
