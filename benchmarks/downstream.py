@@ -194,8 +194,9 @@ class Benchmark:
         out = self.work / "predictions" / training.name
         images = {name: str(ct) for name, ct in self.test.items()}
         dataset = segmenter.data_set(arm.source or "real", shards)
-        measured = segmenter.train(dataset, arm.fraction, training.seed, images, out)
-        about = {**asdict(training), "fraction": arm.fraction, "source": arm.source, "real_cases": names}
+        measured = segmenter.train(dataset, arm, training.seed, images, out)
+        about = {**asdict(training), "fraction": arm.fraction, "falling": arm.falling}
+        about |= {"source": arm.source, "real_cases": names}
         about |= {"num_synthetic": num_whole(shards) if shards else 0}
         about |= {"num_iterations": self.schedule.num_iterations, "model_sha256": generator}
         return {**about, **measured, "cases": score_folder(out, self.test)}

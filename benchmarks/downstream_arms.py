@@ -39,10 +39,15 @@ OF_REAL_CASES = {"real-masks", "autoencoder"}
 
 @dataclass(frozen=True)
 class Arm:
-    """What a training draws: `fraction` of its patches from the cases of `source`, the rest from the k real cases."""
+    """What a training draws: `fraction` of its patches from the cases of `source`, the rest from the k real cases.
+
+    `falling`: the share falls evenly to none, from as much as makes it `fraction` on the whole; the last patches, with
+    the smallest steps, are real ones.
+    """
 
     source: str | None
     fraction: float
+    falling: bool = False
 
 
 ARMS = {
@@ -50,6 +55,7 @@ ARMS = {
     "guidegen-0.25": Arm("guidegen", 0.25),
     "guidegen-0.5": Arm("guidegen", 0.5),
     "guidegen-0.75": Arm("guidegen", 0.75),
+    "guidegen-falling": Arm("guidegen", 0.5, falling=True),
     "guidegen-0.5-fixed": Arm("guidegen-fixed", 0.5),
     "guidegen-0.5-complete": Arm("guidegen-complete", 0.5),
     "real-masks": Arm("real-masks", 0.5),

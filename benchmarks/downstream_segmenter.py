@@ -77,11 +77,12 @@ def small_plans(plans: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
     return plans | {"plans_name": PLANS, "configurations": {CONFIGURATION: small}}
 
 
-def job_of(dataset: str, synthetic: bool, seed: int, schedule: Schedule, images: dict[str, str], out: Path) -> dict:
-    """What this module is told as a process. The share of synthetic patches is the plugin's environment variable."""
+def job_of(dataset: str, trainer: str, seed: int, schedule: Schedule, images: dict[str, str], out: Path) -> dict:
+    """What this module is told as a process. `trainer` is nnU-Net's or one of the plugin's, by the name of its class;
+    the share of synthetic patches is told by the plugin's environment variables."""
     return {
         "dataset": dataset,
-        "synthetic": synthetic,
+        "trainer": trainer,
         "seed": seed,
         "schedule": asdict(schedule),
         "images": images,
@@ -92,6 +93,7 @@ def job_of(dataset: str, synthetic: bool, seed: int, schedule: Schedule, images:
 def make_trainer(job: dict[str, Any], preprocessed: Path) -> Any:
     """The trainer of a job, on the CPU or the GPU, with the schedule's length; all real cases are trained on."""
     from guidegen_nnunet.trainer import nnUNetTrainerGuideGen
+    from guidegen_nnunet.variants import nnUNetTrainerGuideGenSchedule
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     folder = preprocessed / job["dataset"]
@@ -99,8 +101,8 @@ def make_trainer(job: dict[str, Any], preprocessed: Path) -> Any:
     dataset_json = json.loads((folder / "dataset.json").read_text())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # nnU-Net's fold is a number or "all", whatever it declares.
-    trainer_class: Any = nnUNetTrainerGuideGen if job["synthetic"] else nnUNetTrainer
-    trainer = trainer_class(plans, CONFIGURATION, "all", dataset_json, device)
+    trainers: tuple[Any, ...] = (nnUNetTrainer, nnUNetTrainerGuideGen, nnUNetTrainerGuideGenSchedule)
+    trainer = {t.__name__: t for t in trainers}[job["trainer"]](plans, CONFIGURATION, "all", dataset_json, device)
     schedule = job["schedule"]
     for name in ("num_epochs", "num_iterations_per_epoch", "initial_lr"):
         setattr(trainer, name, schedule[name])

@@ -17,6 +17,7 @@ ARM_NAMES = {
     "guidegen-0.25": "+ GuideGen, a quarter of the patches",
     "guidegen-0.5": "+ GuideGen, half of the patches",
     "guidegen-0.75": "+ GuideGen, three quarters",
+    "guidegen-falling": "+ GuideGen, all patches at first, none at last",
     "guidegen-0.5-fixed": "+ GuideGen, half, few cases repeated",
     "guidegen-0.5-complete": "+ GuideGen, half, cases with every organ",
     "real-masks": "+ warped real label maps, our image stage",

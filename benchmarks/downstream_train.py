@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from guidegen_nnunet.settings import PREFIX
+
+from benchmarks.downstream_arms import Arm
 from benchmarks.downstream_segmenter import CONFIGURATION, PLANS, Schedule, job_of, small_plans
 from benchmarks.nnunet_route import Route, write_real
 
@@ -79,14 +82,33 @@ class Segmenter:
             done.write_text(json.dumps({"schedule": self.schedule.__dict__}))
         return name
 
-    def train(self, dataset: str, fraction: float, seed: int, images: dict[str, str], out: Path) -> dict[str, Any]:
-        """One training and its predictions into `out`; its losses and times, and the synthetic share that was drawn."""
-        job = job_of(dataset, fraction > 0, seed, self.schedule, images, out)
+    def train(self, dataset: str, arm: Arm, seed: int, images: dict[str, str], out: Path) -> dict[str, Any]:
+        """One training and its predictions into `out`; its losses and times, and the synthetic share that was drawn.
+
+        Of a share that falls the one that was drawn is told of the first epoch and of the last as well.
+        """
+        job = job_of(dataset, trainer_of(arm), seed, self.schedule, images, out)
         out.mkdir(parents=True, exist_ok=True)
         (out / "job.json").write_text(json.dumps(job))
         # Each run in results of its own: nnU-Net's folder does not tell one fraction from another.
-        self.route.environment |= {"nnUNet_results": str(out), "GUIDEGEN_NNUNET_FRACTION": str(fraction)}
+        self.route.environment |= {"nnUNet_results": str(out), **shares_of(arm)}
         log = self.route(f"train {out.name}", sys.executable, "-m", "benchmarks.downstream_segmenter", out / "job.json")
         drawn = [float(s) for s in re.findall(r"GuideGen: ([\d.]+) of \d+ training patches", log)]
         share = round(sum(drawn) / len(drawn), 4) if drawn else 0.0
-        return json.loads((out / "training.json").read_text()) | {"share_drawn": share}
+        told = {"share_drawn": share} | ({"share_drawn_first_last": [drawn[0], drawn[-1]]} if arm.falling else {})
+        return json.loads((out / "training.json").read_text()) | told
+
+
+def trainer_of(arm: Arm) -> str:
+    """The class of nnU-Net's, or of the plugin's, that trains an arm."""
+    if not arm.fraction:
+        return "nnUNetTrainer"
+    return "nnUNetTrainerGuideGenSchedule" if arm.falling else "nnUNetTrainerGuideGen"
+
+
+def shares_of(arm: Arm) -> dict[str, str]:
+    """The plugin's settings, as environment variables, that draw an arm's share of synthetic patches."""
+    shares = {"FRACTION": arm.fraction}
+    if arm.falling:
+        shares |= {"FRACTION_START": 2 * arm.fraction, "FRACTION_END": 0.0}
+    return {PREFIX + name: str(share) for name, share in shares.items()}

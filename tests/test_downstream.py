@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from guidegen_nnunet.settings import PREFIX
 from scipy import stats
 
 from benchmarks import downstream, downstream_table, downstream_train, record
@@ -211,19 +212,28 @@ def test_every_arm_trains_for_the_same_iterations_on_the_same_plans_with_its_own
 
     def no_training(route: object, name: str, *command: object) -> str:
         job = json.loads(Path(str(command[-1])).read_text())
-        jobs.append(job | {"fraction": route.environment["GUIDEGEN_NNUNET_FRACTION"]})
+        settings = {n: float(v) for n, v in route.environment.items() if n.startswith(PREFIX)}
+        jobs.append(job | {"fraction": settings[PREFIX + "FRACTION"], "settings": settings})
         (Path(job["out"]) / "training.json").write_text("{}")
         return "GuideGen: 0.4000 of 40 training patches\nGuideGen: 0.6000 of 40 training patches"
 
     monkeypatch.setattr(downstream_train.Route, "__call__", no_training)
     segmenter = Segmenter(tmp_path / "nnunet", [], Schedule())
-    measured = [segmenter.train("Dataset100_Real", arm.fraction, 0, {}, tmp_path / name) for name, arm in ARMS.items()]
+    measured = [segmenter.train("Dataset100_Real", arm, 0, {}, tmp_path / name) for name, arm in ARMS.items()]
     assert {json.dumps(job["schedule"]) for job in jobs} == {json.dumps(jobs[0]["schedule"])}
-    fractions = dict(zip(ARMS, (float(job["fraction"]) for job in jobs), strict=True))
+    fractions = dict(zip(ARMS, (job["fraction"] for job in jobs), strict=True))
     assert {f"guidegen-{v}": v for v in (0.25, 0.5, 0.75)}.items() <= fractions.items()
     assert (fractions["real"], fractions["synthetic"]) == (0, 1)
     assert {fractions[a] for a in ("guidegen-0.5-fixed", "real-masks", "synthseg", "autoencoder")} == {0.5}
-    assert [job["synthetic"] for job in jobs] == [arm != "real" for arm in ARMS]
+    trainers = dict(zip(ARMS, (job["trainer"] for job in jobs), strict=True))
+    assert (trainers.pop("real"), trainers.pop("guidegen-falling")) == (
+        "nnUNetTrainer",
+        "nnUNetTrainerGuideGenSchedule",
+    )
+    assert set(trainers.values()) == {"nnUNetTrainerGuideGen"}
+    falling = jobs[list(ARMS).index("guidegen-falling")]["settings"]
+    assert (falling[PREFIX + "FRACTION_START"] + falling[PREFIX + "FRACTION_END"]) / 2 == fractions["guidegen-falling"]
+    assert falling[PREFIX + "FRACTION_END"] == 0
     assert measured[0]["share_drawn"] == 0.5
 
 
