@@ -2,8 +2,9 @@
 
 PROVIDED_DATA holds <split>-pats/pt_N/*.csv (github.com/ababier/open-kbp). Writes OUT/train, OUT/validation and OUT/test
 with pt_N_ct.nii.gz (HU), pt_N_label.nii.gz (seven organs, ids 1 to 7 of the head-neck table) and, where there is one,
-pt_N_ptv70.nii.gz, and OUT/index.csv. Patients that are there already are left. The test patients are for a last check
-alone: `python -m benchmarks.downstream OUT --test OUT/test`.
+pt_N_ptv70.nii.gz, and OUT/index.csv. Slices that were not imaged are kept as they are: the benchmarks tell of them, and
+take them out themselves (`benchmarks.openkbp_imaged`). Patients that are there already are left. The test patients are
+for a last check alone: `python -m benchmarks.downstream OUT --test OUT/test`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from guidegen_data import HEAD_NECK
 from guidegen_data.case import centred_affine
 from guidegen_data.sources.layouts import LabelNames, SourceCase
-from guidegen_data.sources.openkbp import read_openkbp, read_structure
+from guidegen_data.sources.openkbp import read_as_it_is, read_structure
 
 _SPLITS = ("train", "validation", "test")
 #: Structures of the download that are organs.
@@ -46,7 +47,7 @@ def convert(patient: Path, out: Path) -> list[str]:
         return contoured
     out.mkdir(parents=True, exist_ok=True)
     case = SourceCase(patient.name, patient.name, patient / "ct.csv", masks=held)
-    read = read_openkbp(case, HEAD_NECK, LabelNames(None))
+    read = read_as_it_is(case, HEAD_NECK, LabelNames(None))
     affine = centred_affine(read.labels.shape, read.ct.spacing_mm)
 
     def write(kind: str, array: np.ndarray) -> None:

@@ -3,7 +3,8 @@
 Of the 170 training patients 40 are the pool from which a segmenter's k real cases are drawn; the other 130 are the
 donors, and only they are linked into OUT (`train`, and 17 in `validation` to choose weights on). The pool takes those
 with all seven organs contoured first, since nnU-Net would learn a missing contour as background: there are 30 of them,
-and the last ten of the pool lack one organ.
+and the last ten of the pool lack one organ. The download has 200 training patients; the 30 that were not at hand when
+the split was made are of neither group, so that it is the same split for everybody.
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ import numpy as np
 
 POOL_SIZE = 40
 DONOR_VALIDATION = 17
+#: Training patients of the download that are of neither group.
+LEFT_ASIDE = frozenset(
+    f"pt_{number}"
+    for number in (
+        *(8, 19, 23, 32, 44, 46, 56, 63, 69, 73, 75, 81, 85, 102, 107, 110, 117, 125, 134, 135, 138, 142, 145, 153),
+        *(161, 174, 175, 179, 186, 191),
+    )
+)
 _SEED = 0
 
 
@@ -31,7 +40,7 @@ def pool_and_donors(openkbp: Path) -> tuple[list[str], list[str]]:
         sys.exit(f"{openkbp} holds no index.csv; make it of the download by python -m benchmarks.openkbp_nifti.")
     with index.open(newline="") as file:
         organs = {row["patient"]: len(row["organs"].split()) for row in csv.DictReader(file) if row["split"] == "train"}
-    names = sorted(organs)
+    names = sorted(organs.keys() - LEFT_ASIDE)
     shuffled = [names[i] for i in np.random.default_rng(_SEED).permutation(len(names))]
     ranked = sorted(shuffled, key=lambda name: -organs[name])
     pool = ranked[:POOL_SIZE]

@@ -21,7 +21,7 @@ from benchmarks.downstream_statistics import bootstrap, holm, summary, wilcoxon
 from benchmarks.downstream_table import markdown
 from benchmarks.downstream_train import Segmenter
 from benchmarks.nnunet_route import write_cases
-from benchmarks.openkbp_split import POOL_SIZE, chosen, pool_and_donors
+from benchmarks.openkbp_split import LEFT_ASIDE, POOL_SIZE, chosen, pool_and_donors
 from guidegen_data import HEAD_NECK, Case, Findings, ShardReader, abstract_report
 from guidegen_data.case import centred_affine
 
@@ -48,17 +48,17 @@ def case(seed: int = 0) -> Case:
 
 @pytest.fixture
 def openkbp(tmp_path) -> Path:
-    """An index of 170 training and 3 validation patients, every third without a larynx; volumes of the latter."""
+    """An index of 200 training and 3 validation patients, every third without a larynx; volumes of the latter."""
     folder = tmp_path / "openkbp"
     (folder / "validation").mkdir(parents=True)
     with (folder / "index.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["patient", "split", "organs"])
-        for number in range(1, 174):
-            split = "train" if number <= 170 else "validation"
+        for number in range(1, 204):
+            split = "train" if number <= 200 else "validation"
             held = [n for n in NAMES if number % 3 or n != "Larynx"]
             rows.writerow([f"pt_{number}", split, " ".join(held)])
-    for number in (171, 172, 173):
+    for number in (201, 202, 203):
         labels = np.zeros((24, 24, 24), np.uint8)
         labels[cube(4, 12)] = ORGANS["brainstem"]
         for what, array in (("ct", labels.astype(np.int16)), ("label", labels)):
@@ -182,7 +182,8 @@ def test_an_organ_that_was_not_found_is_told_and_its_distance_compared_in_no_pai
 def test_neither_a_test_patient_nor_a_chosen_patient_taught_the_generator(openkbp) -> None:
     pool, donors = pool_and_donors(openkbp)
     assert (len(pool), len(donors)) == (POOL_SIZE, 130)
-    test = ["pt_171", "pt_172", "pt_173"]
+    test = ["pt_201", "pt_202", "pt_203"]
+    assert not LEFT_ASIDE & {*pool, *donors}
     for k in (5, 10, 20, 40):
         for seed in range(3):
             real = chosen(openkbp, k, seed)
@@ -190,7 +191,7 @@ def test_neither_a_test_patient_nor_a_chosen_patient_taught_the_generator(openkb
             refuse_leak(openkbp, real, donors, test)
     for real, generator, tested, words in (
         (donors[:1], donors, test, "real cases of the segmenter and patients of the generator"),
-        (pool[:5], [*donors, "pt_171"], test, "test patients and patients of the generator"),
+        (pool[:5], [*donors, "pt_201"], test, "test patients and patients of the generator"),
         (pool[:5], donors, [pool[0]], "test patients and real cases"),
         (pool[:5], donors, [pool[9]], "test and training patients"),
     ):

@@ -1,6 +1,7 @@
 """Slices of OpenKBP in which the CT was cut down to the contours are no CT, and are taken out with their labels."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from little_patients import HEAD_AND_NECK, write_openkbp
 
 from benchmarks.downstream_scans import by_scan, two_way_interval
 from benchmarks.downstream_scores import packed
-from benchmarks.openkbp_imaged import cut_shares, is_cut
+from benchmarks.openkbp_imaged import clear_all, cut_shares, is_cut
+from benchmarks.openkbp_nifti import convert_all
 from guidegen_data.anatomy import HEAD_NECK
 from guidegen_data.cli.main import main
 from guidegen_data.sources.openkbp import imaged_slices, only_imaged
@@ -70,14 +72,29 @@ def test_a_scan_is_cut_where_a_tenth_of_the_cord_has_no_ct(tmp_path) -> None:
         assert is_cut(shares) == (share > 0.1)
 
 
-def test_prepare_takes_out_what_was_not_imaged_and_says_so(tmp_path, capsys) -> None:
-    write_openkbp(tmp_path / "provided", 1)
-    patient = tmp_path / "provided" / "train-pats" / "pt_1"
+def cut_patient(provided: Path) -> Path:
+    """The folder of a patient of the download whose CT was cut down to the cord but for slices 40 to 69."""
+    write_openkbp(provided, 1)
+    patient = provided / "train-pats" / "pt_1"
     rim = {int(line.split(",")[0]) for line in (patient / "SpinalCord.csv").read_text().splitlines()[1:]}
     head, *rows = (patient / "ct.csv").read_text().splitlines()
-    # The flat index counts z, head to feet, fastest: only slices 40 to 69 keep a body.
+    # The flat index counts z, head to feet, fastest.
     kept = [row for row in rows if 40 <= int(row.split(",")[0]) % 128 < 70 or int(row.split(",")[0]) in rim]
     (patient / "ct.csv").write_text("\n".join([head, *kept]) + "\n")
+    return patient
+
+
+def test_the_benchmarks_folder_keeps_cut_slices_which_they_tell_of_and_then_clear(tmp_path) -> None:
+    cut_patient(tmp_path / "provided")
+    convert_all(tmp_path / "provided", tmp_path / "out")
+    ct = tmp_path / "out" / "train" / "pt_1_ct.nii.gz"
+    assert is_cut(cut_shares(ct))
+    clear_all(tmp_path / "out", tmp_path / "cleared")
+    assert not is_cut(cut_shares(tmp_path / "cleared" / "train" / "pt_1_ct.nii.gz"))
+
+
+def test_prepare_takes_out_what_was_not_imaged_and_says_so(tmp_path, capsys) -> None:
+    patient = cut_patient(tmp_path / "provided")
     contoured = [patient / f"{name}.csv" for name in HEAD_AND_NECK]
     voxels = {int(line.split(",")[0]) for path in contoured for line in path.read_text().splitlines()[1:]}
     cleared = len({i % 128 for i in voxels if not 40 <= i % 128 < 70})

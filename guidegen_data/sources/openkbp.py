@@ -45,7 +45,21 @@ def find_openkbp(src: Path) -> list[SourceCase]:
 
 
 def read_openkbp(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> Labelled:
-    """One patient on an RAS+ grid. SourceError for a file that is missing or damaged, or values that are no HU."""
+    """One patient on an RAS+ grid, without slices that were not imaged.
+
+    SourceError for a file that is missing or damaged, values that are no HU, or a CT that was cut down to contours.
+    """
+    whole = read_as_it_is(case, anatomy, mapping)
+    spacing, labels = whole.ct.spacing_mm, whole.labels
+    ct, kept = only_imaged(whole.ct.array, labels, spacing)
+    if not kept.any():
+        raise SourceError(f"{case.name} shows no body where its structures are: the CT was cut down to them.")
+    num_cleared = int((labels.any(axis=(0, 1)) & ~kept.any(axis=(0, 1))).sum())
+    return Labelled(Volume(ct, spacing), kept, whole.unmapped, num_cleared)
+
+
+def read_as_it_is(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> Labelled:
+    """One patient on an RAS+ grid, every slice of the download. SourceError as for `read_openkbp`."""
     spacing = _spacing(case.ct.with_name("voxel_dimensions.csv"))
     index, stored = _read(case.ct, columns=2)
     ct = np.full(np.prod(_SHAPE), _AIR_HU, np.float32)
@@ -64,11 +78,7 @@ def read_openkbp(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> Lab
             labels[read_structure(path)] = value
     if not labels.any():
         raise SourceError(f"{case.name} holds no structure of the {anatomy.name} table.")
-    ct, kept = only_imaged(np.clip(ct, _AIR_HU, 3071), labels, spacing)
-    if not kept.any():
-        raise SourceError(f"{case.name} shows no body where its structures are: the CT was cut down to them.")
-    num_cleared = int((labels.any(axis=(0, 1)) & ~kept.any(axis=(0, 1))).sum())
-    return Labelled(Volume(ct, spacing), kept, tuple(unmapped), num_cleared)
+    return Labelled(Volume(np.clip(ct, _AIR_HU, 3071), spacing), labels, tuple(unmapped))
 
 
 def imaged_slices(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> slice:
