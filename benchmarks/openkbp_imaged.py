@@ -1,6 +1,6 @@
 """OpenKBP without slices that were not imaged: python -m benchmarks.openkbp_imaged OPENKBP OUT.
 
-In half of OpenKBP's patients the CT was cut away above and below the treated region, but for a thin rim around the
+In four of ten OpenKBP patients the CT was cut away above and below the treated region, but for a thin rim around the
 contours. There the image shows the contour and nothing else, and a segmenter that has seen such slices before reads
 the cord off the rim. OUT holds the files of OPENKBP's splits with air and background in these slices, and the same
 index.csv (who is donor and who is not goes by what was contoured). Patients that are there already are left.

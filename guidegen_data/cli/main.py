@@ -20,7 +20,7 @@ COMMANDS = {
     "abstract": "read a radiology report: print its findings and what was ignored",
     "prepare": "turn a folder of real CTs and label maps into training cases",
     "complete": "draw organs that planners left out in some of the training cases",
-    "train": "train one stage: autoencoder, masks, slices, decoder or tissue",
+    "train": "train one stage: autoencoder, masks, detail, tissue, slices or decoder",
     "export": "join three trained stages into one model folder",
     "evaluate": "measure a model against real data",
     "nnunet": "mix synthetic cases into an nnU-Net data set and its training",

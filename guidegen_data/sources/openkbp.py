@@ -3,7 +3,7 @@
 `provided-data/<split>-pats/pt_N/` holds `ct.csv` (flat C-order index, HU + 1024), one CSV of indices a structure and
 `voxel_dimensions.csv` in mm. The array axes are y (front to back), x (right to left), z (head to feet).
 
-In half of the patients the CT was cut away above and below the treated region, but for a thin rim around the contours:
+In four of ten patients the CT was cut away above and below the treated region, but for a thin rim around the contours:
 an image that shows the contour and nothing else. Those slices are no CT, and are taken out with their contours.
 """
 

@@ -62,7 +62,7 @@ def _tiny() -> Recipe:
 def _small() -> Recipe:
     return Recipe(
         "small",
-        "the default torso weights: 10 M parameters in all, a few hours on two CPU cores",
+        "the networks of the default torso weights: 10 M parameters in all, a few hours on two CPU cores",
         StageRecipe(
             {"latent_channels": 8, "block_out_channels": (32, 64)},
             FitConfig(num_steps=3500, batch_size=16, learning_rate=1.5e-3, save_every=100),
