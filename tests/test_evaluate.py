@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from guidegen_data.anatomy import ANATOMIES
+from guidegen_data.anatomy_files import write_anatomy
 from guidegen_data.case import Case, centred_affine
 from guidegen_data.cli.main import main
 from guidegen_data.metrics.evaluation import evaluate, real_cases
@@ -142,6 +144,22 @@ def test_data_of_another_table_and_too_few_cases_are_refused(work, model, tmp_pa
     assert main(["evaluate", str(model), str(work / "prepared"), "--num", "1"]) == 1
     assert "--num must be at least 2" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_data_measured_on_other_patients_leaves_the_model_its_own_table(work, model, tmp_path, monkeypatch) -> None:
+    pipe = GuideGenPipeline.from_pretrained(model, device="cpu")
+    own, data = pipe.anatomy, tmp_path / "data"
+    shutil.copytree(work / "prepared", data)
+    write_anatomy(replace(own, size_ml={"liver": (1.0, 2.0)}), data / "anatomy.yaml")
+    real_cases(data, pipe.anatomy, 4)
+    assert pipe.anatomy is own
+    assert own.size_ml != {"liver": (1.0, 2.0)}
+    # One of another name takes no table's place, and the findings of its cases need it.
+    monkeypatch.delitem(ANATOMIES, "elsewhere", raising=False)
+    write_anatomy(replace(own, name="elsewhere"), data / "anatomy.yaml")
+    real_cases(data, pipe.anatomy, 4)
+    assert ANATOMIES["elsewhere"].size_ml == own.size_ml
+    assert pipe.anatomy is own
 
 
 def test_of_plain_cts_the_autoencoder_is_measured(work, model, tmp_path, capsys) -> None:
