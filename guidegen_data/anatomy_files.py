@@ -25,15 +25,24 @@ def read_anatomy(path: Path) -> Anatomy:
 
     Of a class only `id` and `name` must be there. AnatomyError too when a table of that name has other classes.
     """
+    return register(unregistered_anatomy(path), str(path))
+
+
+def unregistered_anatomy(path: Path) -> Anatomy:
+    """The anatomy of a file to compare with, which leaves its name to the table that has it."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AnatomyError(f"expected a YAML anatomy at {path}, got {type(error).__name__}.") from error
-    return parse_anatomy(text, str(path))
+    return _parsed(text, str(path))
 
 
 def parse_anatomy(text: str, where: str) -> Anatomy:
     """The anatomy that a YAML text describes, as `read_anatomy` reads a file; errors name `where` it is from."""
+    return register(_parsed(text, where), where)
+
+
+def _parsed(text: str, where: str) -> Anatomy:
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
@@ -41,14 +50,13 @@ def parse_anatomy(text: str, where: str) -> Anatomy:
     if not isinstance(data, dict):
         raise AnatomyError(f"{where} must be a mapping with name, classes and organs, got {type(data).__name__}.")
     try:
-        anatomy = _anatomy(data)
+        return _anatomy(data)
     except GuideGenError:
         raise
     except (TypeError, KeyError, ValueError) as error:
         raise AnatomyError(
             f"{where} is no anatomy: {error}; compare it with one that `guidegen prepare` wrote."
         ) from error
-    return register(anatomy, where)
 
 
 def register(anatomy: Anatomy, source: str = "") -> Anatomy:

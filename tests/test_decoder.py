@@ -1,5 +1,7 @@
 """A decoder that knows the label slice: trained after stage 2, in the latents that stage 2 has."""
 
+import shutil
+
 import little_patients
 import pytest
 import torch
@@ -118,6 +120,25 @@ def test_a_decoder_needs_the_slices_it_is_for(runs, tmp_path, capsys) -> None:
     assert "leave --init" in capsys.readouterr().err
     with pytest.raises(ModelError, match="no trained CTAutoencoder"):
         load_part(CTAutoencoder, tmp_path)
+
+
+def test_a_decoder_is_trained_in_the_latents_of_slices_and_exported_with_those_alone(runs, tmp_path, capsys) -> None:
+    words = ["train", "decoder", str(runs / "prepared"), str(tmp_path / "run"), *SHORT]
+    assert main([*words, "--autoencoder", str(runs / "autoencoder")]) == 1
+    assert f"{runs / 'autoencoder'} holds none, give the run of slices" in capsys.readouterr().err
+    out = tmp_path / "model"
+    words = ["export", str(runs / "masks"), str(runs / "slices"), str(out), "--decoder"]
+    # Its latents are not standardised.
+    assert main([*words, str(runs / "autoencoder")]) == 1
+    assert f"{runs / 'autoencoder'} decodes other latents than those of {runs / 'slices'}" in capsys.readouterr().err
+    assert main([*words, str(runs / "slices")]) == 1
+    assert "trained a SliceGenerator, not a CTAutoencoder" in capsys.readouterr().err
+    other = shutil.copytree(runs / "decoder", tmp_path / "decoder")
+    table = (other / "anatomy.yaml").read_text()
+    (other / "anatomy.yaml").write_text(table.replace("name: spleen", "name: kidney"))
+    assert main([*words, str(other)]) == 1
+    assert f"{other} learned another label table than two-organs" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(("weight", "moves_decoder"), [(0.0, False), (1.0, True)])

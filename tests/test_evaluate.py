@@ -10,7 +10,10 @@ import little_patients
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from guidegen_data.anatomy import ANATOMIES
+from guidegen_data.anatomy_files import write_anatomy
 from guidegen_data.case import Case, centred_affine
 from guidegen_data.cli.main import main
 from guidegen_data.metrics.evaluation import evaluate, real_cases
@@ -142,6 +145,47 @@ def test_data_of_another_table_and_too_few_cases_are_refused(work, model, tmp_pa
     assert main(["evaluate", str(model), str(work / "prepared"), "--num", "1"]) == 1
     assert "--num must be at least 2" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_data_measured_on_other_patients_leaves_the_model_its_own_table(work, model, tmp_path, monkeypatch) -> None:
+    pipe = GuideGenPipeline.from_pretrained(model, device="cpu")
+    own, data = pipe.anatomy, tmp_path / "data"
+    shutil.copytree(work / "prepared", data)
+    write_anatomy(replace(own, size_ml={"liver": (1.0, 2.0)}), data / "anatomy.yaml")
+    real_cases(data, pipe.anatomy, 4)
+    assert pipe.anatomy is own
+    assert own.size_ml != {"liver": (1.0, 2.0)}
+    # One of another name takes no table's place, and the findings of its cases need it.
+    monkeypatch.delitem(ANATOMIES, "elsewhere", raising=False)
+    write_anatomy(replace(own, name="elsewhere"), data / "anatomy.yaml")
+    real_cases(data, pipe.anatomy, 4)
+    assert ANATOMIES["elsewhere"].size_ml == own.size_ml
+    assert pipe.anatomy is own
+
+
+def changed(run: Path, out: Path, **entries) -> Path:
+    """A copy of a run whose label table has other entries."""
+    shutil.copytree(run, out)
+    table = yaml.safe_load((out / "anatomy.yaml").read_text())
+    (out / "anatomy.yaml").write_text(yaml.safe_dump(table | entries))
+    return out
+
+
+def test_runs_of_two_tables_make_no_model(work, tmp_path, capsys) -> None:
+    masks, slices = work / "runs" / "masks", work / "runs" / "slices"
+    classes = yaml.safe_load((slices / "anatomy.yaml").read_text())["classes"]
+    turned = [classes[0], classes[2] | {"id": 1}, classes[1] | {"id": 2}, classes[3]]
+    others = {"turned": {"classes": turned}, "fine": {"spacing_mm": [6.0, 6.0, 6.0]}}
+    told = {"turned": "learned another label table than two-organs", "fine": "learned at (6.0, 6.0, 6.0) mm, the model"}
+    for name, entries in others.items():
+        of_slices = changed(slices, tmp_path / name, **entries)
+        assert main(["export", str(masks), str(of_slices), str(tmp_path / "out")]) == 1
+        assert f"{of_slices} {told[name]}" in capsys.readouterr().err
+        of_masks = changed(masks, tmp_path / f"masks-{name}", **entries)
+        table = ["--anatomy", str(slices / "anatomy.yaml")]
+        assert main(["export", str(of_masks), str(slices), str(tmp_path / "out"), *table]) == 1
+        assert f"{of_masks} {told[name]}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_of_plain_cts_the_autoencoder_is_measured(work, model, tmp_path, capsys) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from guidegen_data.anatomy import Anatomy
+    from guidegen_data.models.autoencoder import CTAutoencoder
     from guidegen_data.models.detail import DetailNetwork
 
 #: Options that say something of runs, and what they are when they are not given.
@@ -93,7 +94,6 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.anatomy import TISSUES
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from, write_anatomy
     from guidegen_data.errors import ModelError
-    from guidegen_data.models.autoencoder import CTAutoencoder
     from guidegen_data.models.folder import is_model
     from guidegen_data.models.mask_sampler import MaskSampler
     from guidegen_data.models.slice_generator import SliceGenerator
@@ -116,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
         trained_part(run_of, part)  # or another stage's weights would be read into it, with pages of warnings
     held = args.masks / FILE_NAME
     anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
+    for run_of in (args.masks, args.slices) if args.anatomy else (args.slices,):
+        _check_table(run_of, anatomy)
     masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
     held = args.slices / Initial.TISSUE.value
     tissue = load_part(TissueNetwork, held) if held.is_dir() else None
@@ -123,11 +125,10 @@ def run(args: argparse.Namespace) -> int:
     if slices.config.num_classes != anatomy.num_classes + (0 if tissue is None else len(TISSUES)):
         raise ModelError(f"{args.slices} learned another label table than {anatomy.name}; give runs that agree.")
     detail = _detail(args, anatomy) if args.detail else None
-    decoder = _weights(args.decoder, args.checkpoint) if args.decoder else args.slices / "autoencoder"
     pipe = GuideGenPipeline(
         masks,
         CategoricalScheduler(num_classes=masks.config.num_classes, last_timestep=args.last_timestep),
-        load_part(CTAutoencoder, decoder),
+        _autoencoder(args, anatomy),
         slices,
         FlowMatchEulerDiscreteScheduler(),
         tissue_network=tissue,
@@ -153,6 +154,30 @@ def run(args: argparse.Namespace) -> int:
     card = model_card(name, anatomy, *runs, args.licence, args.decoder, args.detail)
     (args.out / "README.md").write_text(card, encoding="utf-8")
     return _told_size(args.out)
+
+
+def _autoencoder(args: argparse.Namespace, anatomy: Anatomy) -> CTAutoencoder:
+    """That of the slices, or the one of the --decoder run; ModelError where that decodes other latents than theirs."""
+    import torch
+
+    from guidegen_data.errors import ModelError
+    from guidegen_data.models.autoencoder import CTAutoencoder
+    from guidegen_data.training.initial import Initial, trained_part
+    from guidegen_data.training.run_state import load_part
+
+    own = load_part(CTAutoencoder, args.slices / "autoencoder")
+    if not args.decoder:
+        return own
+    trained_part(args.decoder, Initial.AUTOENCODER)
+    _check_table(args.decoder, anatomy)
+    decoder = load_part(CTAutoencoder, _weights(args.decoder, args.checkpoint))
+    # A decoder's are copies of those of the slices that it was trained for.
+    if not all(torch.equal(getattr(own, name), getattr(decoder, name)) for name in ("latent_mean", "latent_std")):
+        raise ModelError(
+            f"{args.decoder} decodes other latents than those of {args.slices}; give the decoder of a run of `guidegen "
+            f"train decoder ... --autoencoder {args.slices}`."
+        )
+    return decoder
 
 
 def _detail(args: argparse.Namespace, anatomy: Anatomy) -> DetailNetwork:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from guidegen_data.anatomy import Anatomy
-from guidegen_data.anatomy_files import FILE_NAME, read_anatomy, vocabulary
+from guidegen_data.anatomy_files import FILE_NAME, register, unregistered_anatomy, vocabulary
 from guidegen_data.case import Case
 from guidegen_data.errors import SourceError
 from guidegen_data.lesion_contrast import attenuation
@@ -44,9 +44,16 @@ class RealCases:
 
 def check_vocabulary(folder: Path, anatomy: Anatomy) -> None:
     """SourceError when a prepared folder has other classes or organs than the anatomy."""
-    table = folder / FILE_NAME
-    if table.exists() and vocabulary(read_anatomy(table)) != vocabulary(anatomy):
+    path = folder / FILE_NAME
+    if not path.exists():
+        return
+    # Read as it is: sizes and places measured on these patients would take the place of those that the model was made
+    # with. Only a table of another name is made known, to the findings of its cases.
+    table = unregistered_anatomy(path)
+    if vocabulary(table) != vocabulary(anatomy):
         raise SourceError(f"{folder} was prepared with other classes or organs than the model's; prepare it again.")
+    if table.name != anatomy.name:
+        register(table, str(path))
 
 
 def real_cases(folder: Path, anatomy: Anatomy, num: int) -> RealCases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +66,32 @@ def find_bases(folder: Path) -> dict[str, tuple[Path | None, Path | None]]:
     if not found:
         raise SourceError(f"{folder} holds no NAME_ct.nii.gz or NAME_label.nii.gz; rename the volumes to that pattern.")
     return found
+
+
+def is_raw(folder: Path) -> bool:
+    """Whether a folder of training data holds volumes as they are, and not cases that were prepared."""
+    return not (folder / "prepared.json").exists() and any(folder.glob("*.nii*"))
+
+
+def ct_paths(folder: Path, leave_out: Sequence[str] = ()) -> dict[str, Path]:
+    """Name -> CT of every volume of a folder but those left out; SourceError for a name that it has no CT of, and where
+    none is left."""
+    found = {name: ct for name, (ct, _) in find_bases(folder).items() if ct is not None}
+    check_left_out(leave_out, found, folder)
+    kept = {name: ct for name, ct in found.items() if name not in leave_out}
+    if not kept:
+        raise SourceError(f"{folder} holds no NAME_ct.nii.gz that is not left out; add CTs, or leave out fewer.")
+    return kept
+
+
+def check_left_out(leave_out: Sequence[str], known: Collection[str], folder: Path) -> None:
+    """SourceError where a volume is to be left out that there is none of: mistyped, it would be trained on."""
+    if missing := sorted(set(leave_out) - set(known)):
+        some = ", ".join(sorted(set(known))[:8])
+        raise SourceError(
+            f"--leave-out names {missing}, of which {folder} holds nothing to train on; its volumes are named like "
+            f"{some}."
+        )
 
 
 def read_base(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import zipfile
@@ -18,7 +19,7 @@ import numpy as np
 from guidegen_data.errors import SourceError
 from guidegen_data.reports.findings import Findings
 from guidegen_data.sources.augment import Augmenter, TrainingCase
-from guidegen_data.sources.bases import Base, find_bases, phantom_base, read_base, read_classes
+from guidegen_data.sources.bases import Base, check_left_out, find_bases, phantom_base, read_base, read_classes
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,7 @@ class PrepareConfig:
 def load_bases(folder: Path, classes_path: Path | None, leave_out: tuple[str, ...] = ()) -> list[Base]:
     """Every labelled volume of a folder as a Base. The class file is `*classes.json` in the folder unless given."""
     found = find_bases(folder)
-    if missing := sorted(set(leave_out) - set(found)):
-        raise SourceError(f"--leave-out names {missing}, but {folder} holds {sorted(found)}.")
+    check_left_out(leave_out, found, folder)
     if classes_path is None:
         candidates = sorted(folder.glob("*classes.json"))
         if len(candidates) != 1:
@@ -134,6 +134,19 @@ def has_ct(path: Path) -> bool:
         return "ct_hu" in data.files
 
 
+def cases_digest(paths: Sequence[Path]) -> str:
+    """What tells these cases from any others, wherever they lie: the checksums that their files hold, nothing unpacked.
+
+    SourceError when a file is damaged.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with _reading(path) as data:
+            held = [(member.filename, member.CRC) for member in data.zip.infolist()]
+        digest.update(json.dumps([path.name, held]).encode())
+    return digest.hexdigest()
+
+
 def load_cases(paths: Sequence[Path], workers: int = 1) -> Iterator[TrainingCase]:
     """Prepared cases in order, unpacked by so many threads: most of reading a case is unpacking it."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -163,3 +176,24 @@ def case_paths(folder: Path) -> list[Path]:
     if not paths:
         raise SourceError(f"{folder} holds no prepared cases; run `guidegen prepare` first.")
     return paths
+
+
+def training_paths(folder: Path, leave_out: Sequence[str] = ()) -> list[Path]:
+    """The training cases of a prepared folder, in order, but those that were made of the volumes left out.
+
+    SourceError where there is none, where none is left, and for a name that no training case was made of.
+    """
+    paths = case_paths(training_folder(folder))
+    if not leave_out:
+        return paths
+    bases = [_base_of(path) for path in paths]
+    check_left_out(leave_out, bases, folder)
+    kept = [path for path, base in zip(paths, bases, strict=True) if base not in leave_out]
+    if not kept:
+        raise SourceError(f"{folder} holds no training case that is not left out; add cases, or leave out fewer.")
+    return kept
+
+
+def _base_of(path: Path) -> str:
+    with _reading(path) as data:
+        return json.loads(str(data["about"]))[1]

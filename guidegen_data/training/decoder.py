@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from guidegen_data.errors import SourceError
+from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder, compand, contrast_losses
-from guidegen_data.sources.prepared import case_paths, load_cases, training_folder, validation_folder
+from guidegen_data.sources.prepared import case_paths, load_cases, training_paths, validation_folder
 from guidegen_data.training.adversarial import BesideDiscriminator, texture_gap
 from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import Step, step_generator
 from guidegen_data.training.parallel import join
-from guidegen_data.training.run_state import best_or_last, load_part
+from guidegen_data.training.run_state import load_part
 from guidegen_data.training.sheets import autoencoder_sheet
 from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
 
@@ -29,13 +29,12 @@ _TEXTURE_COUNTS = 0.1
 def train_decoder(folder: Path, setting: Setting, autoencoder_run: Path, adversarial: float = 0.0) -> Iterator[Step]:
     """Fits decoder and mask guide on a prepared folder's pairs; the encoder, and so every latent, stays as it is.
 
-    `autoencoder_run` is the run of stage 2 whose latents are to be decoded, or of an autoencoder. With an
-    `adversarial` weight above 0 a patch discriminator that sees the label slice is trained beside it. SourceError when
-    no case has a CT.
+    `autoencoder_run` is the run of stage 2 whose latents are to be decoded: ModelError for one of another stage. With
+    an `adversarial` weight above 0 a patch discriminator that sees the label slice is trained beside it. SourceError
+    when no case has a CT.
     """
     parallel, device = join(setting.device)
-    held = autoencoder_run / "autoencoder"
-    known = load_part(CTAutoencoder, held if held.is_dir() else best_or_last(autoencoder_run))
+    known = load_part(CTAutoencoder, _autoencoder_of(autoencoder_run))
     sizes = {k: known.config[k] for k in ("latent_channels", "block_out_channels", "layers_per_block", "patch")}
     num_classes = setting.anatomy.num_classes
     decoder = CTAutoencoder(**sizes, num_classes=num_classes)
@@ -44,9 +43,9 @@ def train_decoder(folder: Path, setting: Setting, autoencoder_run: Path, adversa
         part.requires_grad_(False)
     model = BesideDiscriminator(decoder, num_classes) if adversarial else decoder
     size, batch_size = setting.anatomy.shape[0], setting.recipe.fit.batch_size
-    source = _pairs(training_folder(folder), size, setting.workers).to(device)
+    source = _pairs(training_paths(folder, setting.leave_out), size, setting.workers).to(device)
     apart_folder = validation_folder(folder) if setting.recipe.fit.validate_every else None
-    apart = None if apart_folder is None else _pairs(apart_folder, size, setting.workers).to(device)
+    apart = None if apart_folder is None else _pairs(case_paths(apart_folder), size, setting.workers).to(device)
 
     def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         pairs = source.pairs(batch_size, generator)
@@ -68,6 +67,18 @@ def train_decoder(folder: Path, setting: Setting, autoencoder_run: Path, adversa
         autoencoder_sheet(_decoder_of(model), ct_hu, path, labels)
 
     yield from fit_stage(model, loss_of, setting, parallel, device, loss_apart if apart else None, sheet)
+
+
+def _autoencoder_of(slices_run: Path) -> Path:
+    """Where a run of slices keeps the autoencoder whose latents it learned, their statistics measured."""
+    held = slices_run / "autoencoder"
+    if not held.is_dir():
+        # That of an autoencoder's own run has none: what stage 2 draws would be decoded as if it were not standardised.
+        raise ModelError(
+            f"a decoder is trained for a run of `guidegen train slices`, which holds the autoencoder whose latents it "
+            f"learned; {slices_run} holds none, give the run of slices that the decoder is for."
+        )
+    return held
 
 
 def _decoder_of(model: nn.Module) -> CTAutoencoder:
@@ -92,12 +103,14 @@ def decoder_loss(
     return losses, output
 
 
-def _pairs(folder: Path, size: int, workers: int) -> SliceSource:
+def _pairs(paths: Sequence[Path], size: int, workers: int) -> SliceSource:
     volumes, label_maps = [], []
-    for case in load_cases(case_paths(folder), workers):
+    for case in load_cases(paths, workers):
         if case.ct_hu is not None:
             volumes.append(torch.from_numpy(case.ct_hu).short())
             label_maps.append(torch.from_numpy(case.label_map))
     if not volumes:
-        raise SourceError(f"{folder} holds no case with a CT; a decoder cannot be trained from label maps alone.")
+        raise SourceError(
+            f"{paths[0].parent} holds no case with a CT; a decoder cannot be trained from label maps alone."
+        )
     return SliceSource(volumes, size, label_maps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ from guidegen_data.models.precision import compute_dtype, place
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.reports.findings import SEXES, Findings
-from guidegen_data.sources.prepared import case_paths, load_case
+from guidegen_data.sources.prepared import cases_digest, load_case, training_paths
 from guidegen_data.sources.processes import spread, worth_starting
 from guidegen_data.tissue_rule import loosened_case
 
 #: Prompts of one case that stage 2 learns from: they differ in what neither the map nor the data set tells.
 _VERSIONS = 2
+#: Share of their deviation within which the statistics of the same latents lie, encoded on another machine.
+_SAME_STATISTICS = 0.02
 #: How many slices below the previous one may lie where it is loose.
 _FARTHEST = 8
 
@@ -110,46 +113,96 @@ def load_latent_data(
     workers: int = 1,
     tissue: TissueNetwork | None = None,
     loose_tissues: bool = False,
+    leave_out: Sequence[str] = (),
 ) -> LatentData:
-    """Encodes every prepared case that has a CT, once, read by so many processes; kept in `cache` for the next run.
+    """Encodes every prepared case that has a CT but those of `leave_out`, once, read by so many processes; kept in
+    `cache` for the next run.
 
     With a `tissue` network its tissues are further classes of the label maps; with `loose_tissues` those of the table
-    are smoothed (`tissue_rule.loosened`). ModelError where what is kept has others, or is of an earlier version.
+    are smoothed (`tissue_rule.loosened`). ModelError where what is kept is of others, of another autoencoder or other
+    cases, or of an earlier version.
 
     The latent statistics are measured on some of the cases first, unless they were `measured` on others already.
     SourceError when no case has a CT.
     """
-    names = [f.name for f in fields(LatentData)]
+    names, paths = [f.name for f in fields(LatentData)], training_paths(folder, leave_out)
     held = torch.load(cache, weights_only=True) if cache.exists() else {}
-    told = "" if tissue is None else weights_digest(tissue)
-    if held.keys() >= set(names):  # not those of one written before there was all of this
-        if held.get("tissue", "") != told:
-            raise ModelError(
-                f"{cache.parent} was begun {'with other' if held.get('tissue') else 'without'} tissues"
-                f"{'' if told else ', and none are given now'}; use the same ones, or another run folder."
-            )
-        if held.get("loose_tissues", False) != loose_tissues:
-            raise ModelError(
-                f"{cache.parent} was begun with{'' if held.get('loose_tissues') else 'out'} loose tissues; go on with "
-                f"the same choice, or in another run folder."
-            )
-        if held["inhomogeneity"].shape[-1] != 3:
-            raise ModelError(
-                f"{cache.parent} was begun when organs were not measured along the body yet; go on with it in another "
-                f"run folder, by --init {cache.parent}."
-            )
+    made_of = {
+        "tissue": "" if tissue is None else weights_digest(tissue),
+        "loose_tissues": loose_tissues,
+        "autoencoder": weights_digest(autoencoder.vae),  # without its statistics, which are those of what is kept
+        "cases": cases_digest(paths),
+    }
+    whole = held.keys() >= set(names)  # unlike one written before there was all of this
+    if whole:
+        _check_begun_with(held, made_of, cache.parent)
+    if whole and held.keys() >= made_of.keys():
         autoencoder.latent_mean.copy_(held["mean"])
         autoencoder.latent_std.copy_(held["std"])
         return LatentData(*(held[name] for name in names))
-    paths = case_paths(folder)
     if not measured:
         measure_latents(autoencoder, _some_volumes(paths))
+    if whole:
+        # It does not tell what it is made of: made again it is of what is shipped, but the network that was begun with
+        # it must know these latents.
+        _check_statistics(autoencoder, held, cache.parent)
+    data = _encoded(paths, _CaseReader(anatomy, encoder, loose_tissues), autoencoder, tissue, workers)
+    _keep(data, autoencoder, made_of, cache)
+    return data
+
+
+def _keep(data: LatentData, autoencoder: CTAutoencoder, made_of: Mapping[str, Any], cache: Path) -> None:
+    """Writes latents with their statistics and what they are made of, whole or not at all."""
+    state = {f.name: getattr(data, f.name) for f in fields(data)}
+    state |= {"mean": autoencoder.latent_mean.cpu(), "std": autoencoder.latent_std.cpu()}
+    part = cache.with_suffix(".part")
+    torch.save({**state, **made_of}, part)
+    os.replace(part, cache)
+
+
+def _check_begun_with(held: Mapping[str, Any], made_of: Mapping[str, Any], run: Path) -> None:
+    """ModelError where latents that are kept are made of anything else, as far as they tell."""
+    if held.get("tissue", "") != made_of["tissue"]:
+        raise ModelError(
+            f"{run} was begun {'with other' if held.get('tissue') else 'without'} tissues"
+            f"{'' if made_of['tissue'] else ', and none are given now'}; use the same ones, or another run folder."
+        )
+    if held.get("loose_tissues", False) != made_of["loose_tissues"]:
+        raise ModelError(
+            f"{run} was begun with{'' if held.get('loose_tissues') else 'out'} loose tissues; go on with the same "
+            f"choice, or in another run folder."
+        )
+    if held["inhomogeneity"].shape[-1] != 3:
+        raise ModelError(
+            f"{run} was begun when organs were not measured along the body yet; go on with it in another run folder, "
+            f"by --init {run}."
+        )
+    for name, what in (("autoencoder", "another autoencoder"), ("cases", "other cases")):
+        if held.get(name, made_of[name]) != made_of[name]:
+            raise ModelError(f"{run} was begun with {what}; use the same as then, or another run folder.")
+
+
+def _check_statistics(autoencoder: CTAutoencoder, held: Mapping[str, Any], run: Path) -> None:
+    """ModelError where the latents of an autoencoder have another mean or deviation than those that are kept."""
+    mean, std = autoencoder.latent_mean.cpu(), autoencoder.latent_std.cpu()
+    apart = torch.cat([mean - held["mean"], std - held["std"]]) / held["std"]
+    if float(apart.abs().max()) > _SAME_STATISTICS:
+        raise ModelError(
+            f"{run} was begun with another autoencoder or other cases, of whose latents the mean and deviation were "
+            f"others; use the same as then, or another run folder."
+        )
+
+
+def _encoded(
+    paths: Sequence[Path], read: _CaseReader, autoencoder: CTAutoencoder, tissue: TissueNetwork | None, workers: int
+) -> LatentData:
+    """What is learned of these cases; SourceError when none has a CT."""
     # In the precision in which it draws for the slices later on.
     where = autoencoder.latent_mean.device
     placed = None if tissue is None else place(copy.deepcopy(tissue), where, compute_dtype(where))
     rows: list[dict[str, Any]] = []
     with spread(worth_starting(workers, len(paths))) as run:
-        cases = run(_CaseReader(anatomy, encoder, loose_tissues), enumerate(paths))
+        cases = run(read, enumerate(paths))
         for row in tqdm(cases, total=len(paths), desc="encoding", unit="case", disable=None):
             if row is not None:
                 ct_hu = row.pop("ct_hu")
@@ -158,14 +211,10 @@ def load_latent_data(
                 latents = encode_volume(autoencoder, torch.from_numpy(ct_hu)).half().cpu()
                 rows.append({"latents": latents, **{name: torch.from_numpy(v) for name, v in row.items()}})
     if not rows:
-        raise SourceError(f"{folder} holds no case with a CT; stage 2 cannot be trained from label maps alone.")
-    data = LatentData(**{name: torch.stack([row.pop(name) for row in rows]) for name in names})
-    state = {"mean": autoencoder.latent_mean.cpu(), "std": autoencoder.latent_std.cpu()}
-    part = cache.with_suffix(".part")
-    of_labels = {"tissue": told, "loose_tissues": loose_tissues}
-    torch.save({**{name: getattr(data, name) for name in names}, **state, **of_labels}, part)
-    os.replace(part, cache)
-    return data
+        raise SourceError(
+            f"{paths[0].parent} holds no case with a CT; stage 2 cannot be trained from label maps alone."
+        )
+    return LatentData(**{f.name: torch.stack([row.pop(f.name) for row in rows]) for f in fields(LatentData)})
 
 
 def weights_digest(network: nn.Module) -> str:
@@ -218,7 +267,7 @@ class _CaseReader:
         }
 
 
-def _some_volumes(paths: list[Path]) -> list[Tensor]:
+def _some_volumes(paths: Sequence[Path]) -> list[Tensor]:
     """Up to 24 CTs (X, Y, Z) in HU, spread over the files as far as they have CTs; SourceError when none has."""
     volumes: list[Tensor] = []
     for path in [*paths[:: max(1, len(paths) // 24)], *paths]:
