@@ -189,7 +189,7 @@ def complete_cases(folder: Path) -> list[int]:
 
 
 def complete_reports(num_cases: int) -> list[str]:
-    """Reports as guidegen-shard would sample them, but none says that an organ is absent, or tells of a target.
+    """Reports of findings as `guidegen-shard --sampling organs` draws them: none of an absent organ, or of a target.
 
     In OpenKBP absent means that nobody contoured it: the organ shows in the CT, and nnU-Net would learn background.
     The same holds of the organs under a target volume, whose voxels are the target's in a label map. The k real cases
@@ -198,9 +198,7 @@ def complete_reports(num_cases: int) -> list[str]:
     library, reports = load_templates(HEAD_NECK.name), []
     for number in range(num_cases):
         rng = np.random.default_rng([0, number])
-        findings = sample_findings(rng, HEAD_NECK)
-        organs = {organ: status for organ, status in findings.organs.items() if status != "absent"}
-        reports.append(library.render(replace(findings, organs=organs, lesions=()), rng))
+        reports.append(library.render(sample_findings(rng, HEAD_NECK, "organs"), rng))
     return reports
 
 
