@@ -106,8 +106,9 @@ class Sources:
             words = ["--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16]
             words += [word for text in complete_reports(num_cases) for word in ("--report", text)]
             Commands().guidegen("generate", "shard", *words)
-        elif num_whole(folder) != num_cases:
-            self._refuse_other_model(folder)
+            return folder
+        self._refuse_other_model(folder)
+        if num_whole(folder) != num_cases:
             write_cases(self._maker(source), num_cases, folder)
         return folder
 
@@ -123,6 +124,7 @@ class Sources:
         return str(fingerprint_of(model_folder(self.model)))
 
     def _refuse_other_model(self, folder: Path) -> None:
+        """SystemExit for a folder of another model, whole or begun; a new one is noted as of this model."""
         note, ours = folder / "model.json", self.fingerprint()
         if note.exists() and json.loads(note.read_text()) != ours:
             sys.exit(f"{folder} was begun with another model; give another --work.")
