@@ -54,7 +54,7 @@ class GuideGenDataset(Dataset[Any]):
     ) -> None:
         """ShardError unless exactly one source is given, either `shards`, or `model` together with `n`.
 
-        LabelMapError for a label map with unknown names or collisions.
+        LabelMapError for a label map with unknown names or collisions, and for the first case of another anatomy.
         """
         if (shards is None) == (model is None) or (model is None) != (n is None):
             raise ShardError("give either a shard folder, or model= and n= to generate cases on first use.")
