@@ -116,6 +116,21 @@ def test_labels_or_channels_that_do_not_match_the_synthetic_cases_are_refused(tr
         trainer(0, kind).on_train_start()
 
 
+def test_fresh_cases_drop_what_the_export_or_the_setting_drops(trainer, planned, replace, monkeypatch):
+    def labels_of_fresh_cases() -> dict[str, int]:
+        return trainer(0, nnUNetTrainerGuideGenStream)._project()
+
+    path = planned / "guidegen_synthetic.json"
+    record = json.loads(path.read_text())
+    replace(path, record | {"label_of_class": {"liver": 1, "tumour": 0}, "dropped_classes": ["kidney", "tumour"]})
+    assert labels_of_fresh_cases() == {"liver": 1, "tumour": 0}
+    # As versions before recorded it.
+    replace(path, record | {"label_of_class": {"liver": 1}, "dropped_classes": ["kidney", "tumour"]})
+    assert labels_of_fresh_cases() == {"liver": 1, "tumour": 0}
+    monkeypatch.setenv("GUIDEGEN_NNUNET_LABEL_MAP", "tumour=")
+    assert labels_of_fresh_cases() == {"tumour": 0, "liver": 1, "spleen": 2}
+
+
 def test_a_longer_schedule_than_the_baselines_is_refused(trainer, monkeypatch):
     monkeypatch.setenv("GUIDEGEN_NNUNET_EPOCHS", "2000")
     with pytest.raises(NnUNetError, match="would take 500000 iterations, the baseline takes 250000"):

@@ -110,7 +110,10 @@ class nnUNetTrainerGuideGenStream(nnUNetTrainerGuideGen):
     def _project(self) -> dict[str, int]:
         exported = checks.read_record(self._preprocessed)
         if exported is not None and not self.settings.label_map:
-            return dict(exported["label_of_class"])
+            # Versions before told what was dropped beside the label of each class alone.
+            lesion = model_anatomy(self.settings.model).lesion_class
+            dropped = {lesion: 0} if lesion in exported["dropped_classes"] else {}
+            return dropped | exported["label_of_class"]
         label_map = parse_label_map(self.settings.label_map) if self.settings.label_map else {}
         labels = project(model_anatomy(self.settings.model), self.dataset_json["labels"], label_map)
         for notice in labels.notices():

@@ -27,8 +27,8 @@ class DatasetLabels:
 
     @property
     def mapped(self) -> dict[str, int]:
-        """Our name -> their id."""
-        return self.projection.ids
+        """Our name -> their id, 0 for what was dropped: as a label map it gives this projection again."""
+        return self.projection.named
 
     def __call__(self, label_map: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
         """Their label map (X, Y, Z) of ours, RAS+."""
@@ -42,8 +42,7 @@ class DatasetLabels:
             said.append(
                 f"synthetic classes without a label here become background: {', '.join(self.projection.dropped)}"
             )
-        tumours = {s.name for s in vocabulary(anatomy).values() if s.is_tumour}
-        if not tumours & set(self.mapped) and anatomy.lesion_class not in self.projection.dropped:
+        if not any(s.is_tumour and s.name in self.mapped for s in vocabulary(anatomy).values()):
             said.append(f"no label here is of a {anatomy.lesion_class}: each counts as the organ it grew in")
         if self.never_synthetic:
             said.append(
