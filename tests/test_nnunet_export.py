@@ -54,7 +54,7 @@ def test_what_is_lost_in_projection_is_said(world, merged, capsys):
     run_command("export", world / "shards", "--real", "901", "--id", 902, "--name", "Mix")
     said = capsys.readouterr().err
     assert "become background: kidney" in said
-    assert "no synthetic case has: prostate" in said
+    assert "no synthetic case has in full: prostate" in said
 
 
 def test_what_is_dropped_is_recorded_as_dropped(world):

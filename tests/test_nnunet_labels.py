@@ -122,3 +122,25 @@ def test_a_tumour_that_is_dropped_is_said_to_become_background():
         said = project(TORSO, labels, {name: None}).notices()
         assert name in said[0].split(": ")[1].split(", ")
         assert not any("counts as the organ" in notice for notice in said)
+
+
+# -- regions
+
+
+def test_a_region_with_the_name_of_a_class_wants_to_be_told_which_id_is_the_class():
+    labels = {"background": 0, "liver": [1, 2], "tumour": 2}
+    with pytest.raises(NnUNetError, match=r"region of the ids \[1, 2\].* such as --label-map 'liver=1'"):
+        project(TORSO, labels, {})
+    result = project(TORSO, labels, parse_label_map("liver=1"))
+    assert result.mapped == {"liver": 1, "tumour": 2}
+    assert result.never_synthetic == ()
+    assert project(TORSO, labels, {"liver": None}).mapped == {"liver": 0, "tumour": 2}
+    # Both sides have labels of their own, so nothing of the class is lost.
+    kidneys = {"background": 0, "kidney": [1, 2], "right kidney": 1, "left kidney": 2}
+    assert project(TORSO, kidneys, {}).mapped == {"right kidney": 1, "left kidney": 2}
+
+
+def test_a_region_of_which_synthetic_cases_show_a_part_is_said_not_to_be_shown_in_full():
+    result = project(TORSO, {"background": 0, "whole": [1, 2], "liver": 1, "cyst": 2}, {})
+    assert result.never_synthetic == ("whole", "cyst")
+    assert "no synthetic case has in full: whole, cyst" in result.notices()[-1]

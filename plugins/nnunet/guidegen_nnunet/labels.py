@@ -12,6 +12,7 @@ import numpy as np
 
 from guidegen_data import Anatomy
 from guidegen_data.label_maps import PUBLIC, Projection, normalised, vocabulary
+from guidegen_data.label_maps.projection import Source
 from guidegen_nnunet.folders import NnUNetError, read_json
 
 LabelMap = Mapping[str, str | int | None]
@@ -20,7 +21,7 @@ _UNTAUGHT = ("background", "ignore")
 
 @dataclass(frozen=True)
 class DatasetLabels:
-    """Our label maps as labels of a data set, and the labels of it that no synthetic case has."""
+    """Our label maps as labels of a data set, and the labels of it that no synthetic case has, or only a part of."""
 
     projection: Projection
     never_synthetic: tuple[str, ...]
@@ -46,8 +47,8 @@ class DatasetLabels:
             said.append(f"no label here is of a {anatomy.lesion_class}: each counts as the organ it grew in")
         if self.never_synthetic:
             said.append(
-                f"labels that no synthetic case has: {', '.join(self.never_synthetic)}; where such a structure shows "
-                f"in a synthetic CT the network is taught background"
+                f"labels that no synthetic case has in full: {', '.join(self.never_synthetic)}; where such a structure "
+                f"shows in a synthetic CT the network is taught background"
             )
         return said
 
@@ -81,8 +82,8 @@ def project(anatomy: Anatomy, labels: Mapping[str, Any], label_map: LabelMap) ->
     """Our classes onto `labels` of a dataset.json.
 
     A class (or side, or the tumours of an organ) goes where `label_map` says (None: nowhere), else to the label of the
-    same name. GuideGenError for a name that is not there, for two classes on one label unless both are named, and when
-    nothing is shared.
+    same name. GuideGenError for a name that is not there, for a label of several ids where one is needed, for two
+    classes on one label unless both are named, and when nothing is shared.
     """
     targets = _targets(labels)
     known = vocabulary(anatomy)
@@ -93,6 +94,7 @@ def project(anatomy: Anatomy, labels: Mapping[str, Any], label_map: LabelMap) ->
         if name in targets and not any(source.overlaps(other) for other in taken):
             wanted[source.name] = targets[name]
             taken.append(source)
+    _refuse_regions(labels, {name: s for name, s in known.items() if not any(s.overlaps(other) for other in taken)})
     if not any(wanted.values()):
         raise NnUNetError(
             f"the synthetic cases share no label with the data set: classes {_quoted(anatomy.ids)}, labels "
@@ -101,7 +103,7 @@ def project(anatomy: Anatomy, labels: Mapping[str, Any], label_map: LabelMap) ->
     projection = Projection.from_map(anatomy, wanted)
     _refuse_collisions(wanted, {normalised(n) for n in explicit}, labels)
     reached = set(projection.ids.values())
-    never = tuple(n for n, v in labels.items() if n not in _UNTAUGHT and not reached & set(_ids(v)))
+    never = tuple(n for n, v in labels.items() if n not in _UNTAUGHT and not set(_ids(v)) <= reached)
     return DatasetLabels(projection, never)
 
 
@@ -121,6 +123,16 @@ def _targets(labels: Mapping[str, Any]) -> dict[str, int]:
         raise NnUNetError(f"labels {double} of the data set differ in case or spaces only; rename one of them.")
     targets = {normalised(n): _ids(v)[0] for n, v in labels.items() if len(_ids(v)) == 1}
     return targets | {str(i): i for v in labels.values() for i in _ids(v)}
+
+
+def _refuse_regions(labels: Mapping[str, Any], untold: Mapping[str, Source]) -> None:
+    """NnUNetError when a class without a label has the name of a region, which would become background unseen."""
+    for label, value in labels.items():
+        if len(_ids(value)) > 1 and (source := untold.get(normalised(label))):
+            raise NnUNetError(
+                f"label {label!r} of the data set is a region of the ids {_ids(value)}, and which of them our class "
+                f"{source.name!r} is, nobody told; say which id, such as --label-map '{source.name}={_ids(value)[0]}'."
+            )
 
 
 def _resolve(label: str | int | None, targets: Mapping[str, int], name: str) -> int:
