@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guidegen_data import TORSO, Anatomy, GuideGenError, label_set
+from guidegen_data import HEAD_NECK, TORSO, Anatomy, GuideGenError, label_set
 from guidegen_data.anatomy import FindingOrgan, OrganClass
 from guidegen_data.label_maps import Projection, normalised
 
@@ -144,3 +144,45 @@ def test_a_region_of_which_synthetic_cases_show_a_part_is_said_not_to_be_shown_i
     result = project(TORSO, {"background": 0, "whole": [1, 2], "liver": 1, "cyst": 2}, {})
     assert result.never_synthetic == ("whole", "cyst")
     assert "no synthetic case has in full: whole, cyst" in result.notices()[-1]
+
+
+# -- target volumes
+
+
+def under_a_target() -> np.ndarray:
+    """A neck of soft tissue with a larynx, the upper half of which lies under a target volume."""
+    labels = np.full((16, 16, 16), HEAD_NECK.id_of("soft tissue"), np.uint8)
+    labels[6:10, 6:10, 2:10] = HEAD_NECK.id_of("larynx")
+    labels[4:12, 4:12, 6:12] = HEAD_NECK.lesion_id
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_map", "under", "said"),
+    [
+        ({"larynx": 1}, {}, 0, "they become background;"),
+        ({"larynx": 1}, {"ptv70": None}, 0, "they become background;"),
+        ({"larynx": 1, "soft tissue": 2}, {}, 2, "they become soft tissue;"),
+        ({"larynx": 1, "ignore": 2}, {}, 2, "they become 'ignore';"),
+        ({"larynx": 1, "soft tissue": 2, "ignore": 3}, {}, 3, "they become 'ignore';"),
+        ({"larynx": 1, "ignore": 2}, {"ptv70": None}, 0, "they become background;"),
+        ({"larynx": 1, "ignore": 2}, {"mandible": "ignore"}, 2, "they become 'ignore';"),
+        ({"larynx": 1, "PTV70": 2, "ignore": 3}, {}, 2, None),
+        ({"larynx": 1, "gtv": 2, "ignore": 3}, {"ptv70": "gtv"}, 2, None),
+    ],
+)
+def test_what_lies_under_a_target_volume_is_ignored_where_it_can_be_and_told_where_not(labels, label_map, under, said):
+    result = project(HEAD_NECK, {"background": 0} | labels, label_map)
+    projected = result(under_a_target(), (2.5, 2.5, 2.5))
+    assert np.unique(projected[4:12, 4:12, 6:12]).tolist() == [under]
+    assert (projected[6:10, 6:10, 2:6] == 1).all()
+    told = [notice for notice in result.notices() if "ptv70 takes the voxels" in notice]
+    assert len(told) == (said is not None)
+    assert all(said in notice and "guidegen-shard --sampling organs" in notice for notice in told)
+    assert not any("counts as the organ" in notice for notice in result.notices())
+
+
+def test_tumours_of_organs_are_not_ignored():
+    result = project(TORSO, {"background": 0, "liver": 1, "ignore": 2}, {})
+    assert result.mapped == {"liver": 1}
+    assert any("counts as the organ it grew in" in notice for notice in result.notices())
