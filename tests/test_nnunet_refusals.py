@@ -21,10 +21,10 @@ from guidegen_nnunet.variants import nnUNetTrainerGuideGenFinetune, nnUNetTraine
 def trainer(world, planned):
     """Makes a trainer for a fold in this process."""
 
-    def make(fold: int | str = 0, kind: type = nnUNetTrainerGuideGen):
+    def make(fold: int | str = 0, kind: type = nnUNetTrainerGuideGen, configuration: str = "3d_fullres"):
         plans = json.loads((planned / f"{PLANS}.json").read_text()) | {"continue_training": False}
         dataset_json = json.loads((planned / "dataset.json").read_text())
-        return kind(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
+        return kind(plans, configuration, fold, dataset_json, torch.device("cpu"))
 
     return make
 
@@ -65,6 +65,16 @@ def test_synthetic_validation_is_refused_wherever_it_comes_from(trainer, planned
     with pytest.raises(NnUNetError, match="there is none"):
         trainer(0, kind).on_train_start()
     assert not splits.exists()
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])
+def test_a_cascade_is_refused_with_what_to_train_instead(trainer, planned, replace, kind):
+    plans = json.loads((planned / f"{PLANS}.json").read_text())
+    cascade = {"inherits_from": "3d_fullres", "previous_stage": "2d"}
+    configurations = plans["configurations"] | {"3d_cascade_fullres": cascade}
+    replace(planned / f"{PLANS}.json", plans | {"configurations": configurations})
+    with pytest.raises(NnUNetError, match=r"got 3d_cascade_fullres: .* train 3d_fullres\.$"):
+        trainer(0, kind, "3d_cascade_fullres").on_train_start()
 
 
 def test_a_fold_without_synthetic_or_with_unprocessed_cases_is_refused(trainer, planned, replace):

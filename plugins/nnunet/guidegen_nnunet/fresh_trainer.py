@@ -33,8 +33,7 @@ class nnUNetTrainerGuideGenStream(nnUNetTrainerGuideGen):
     """Mixes in cases that a second process generates while this one trains; none of them is kept.
 
     Works on a data set of real cases alone (planned by nnU-Net or by us) and on a merged one, whose exported synthetic
-    cases it leaves aside. NnUNetError besides the reasons of nnUNetTrainerGuideGen: a cascade, whose fresh cases would
-    lack the first stage's segmentation, and a generation that fails.
+    cases it leaves aside. NnUNetError besides the reasons of nnUNetTrainerGuideGen: a generation that fails.
     """
 
     uses: ClassVar[tuple[str, ...]] = ("fraction", "model", "seed", "label_map", "num_kept")
@@ -91,11 +90,6 @@ class nnUNetTrainerGuideGenStream(nnUNetTrainerGuideGen):
             raise NnUNetError(
                 f"the plans count {counted} cases, but {num_real} real ones are preprocessed, so synthetic ones may be "
                 f"among them; plan the real data set alone, or use `guidegen nnunet plan`."
-            )
-        if self.is_cascaded:
-            raise NnUNetError(
-                f"expected a configuration without a previous stage, got {self.configuration_name}: fresh cases have "
-                f"no segmentation of that stage; train 3d_fullres, or export cases and use nnUNetTrainerGuideGen."
             )
 
     def _refuse_cases(self, counts: dict[str, int]) -> None:

@@ -54,9 +54,9 @@ def _mixed_loaders() -> Iterator[None]:
 class nnUNetTrainerGuideGen(nnUNetTrainer):
     """The baseline in everything (schedule, augmentation, network, loss) but where a training patch comes from.
 
-    Refuses (NnUNetError) before the first step: synthetic cases in validation, plans or fingerprint not made from the
-    real cases alone, labels or channels that do not match, no synthetic case to draw, a longer schedule than the
-    baseline's, a resumed training with other settings.
+    Refuses (NnUNetError) before the first step: a cascade, synthetic cases in validation, plans or fingerprint not made
+    from the real cases alone, labels or channels that do not match, no synthetic case to draw, a longer schedule than
+    the baseline's, a resumed training with other settings.
     """
 
     #: Settings that this trainer acts on.
@@ -103,6 +103,7 @@ class nnUNetTrainerGuideGen(nnUNetTrainer):
 
     def _check(self) -> dict[str, Any]:
         """The settings and the cases they act on, as they go into the log and the checkpoint."""
+        checks.refuse_cascade(self.is_cascaded, self.configuration_name)
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
