@@ -51,8 +51,6 @@ def test_fold_all_trains_on_everything_and_validates_on_real_cases(trainer):
 
 @pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])
 def test_synthetic_validation_is_refused_wherever_it_comes_from(trainer, planned, replace, kind):
-    with pytest.raises(NnUNetError, match="validates on"):
-        trainer(7, kind).on_train_start()
     splits = planned / "splits_final.json"
     folds = json.loads(splits.read_text())
     swapped = [{"train": f["val"], "val": f["train"]} for f in folds]
@@ -65,6 +63,30 @@ def test_synthetic_validation_is_refused_wherever_it_comes_from(trainer, planned
     with pytest.raises(NnUNetError, match="there is none"):
         trainer(0, kind).on_train_start()
     assert not splits.exists()
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])
+def test_a_fold_that_the_file_lacks_is_refused_whatever_nnunet_would_draw_for_it(trainer, planned, replace, kind):
+    for fold in (5, 7, -1):
+        with pytest.raises(NnUNetError, match=rf"expected a fold from 0 to 4 of .*splits_final.json, got {fold}"):
+            trainer(fold, kind).do_split()
+    folds = json.loads((planned / "splits_final.json").read_text())
+    replace(planned / "splits_final.json", folds[:2])
+    assert trainer(1, kind).do_split()[1] == folds[1]["val"]
+    with pytest.raises(NnUNetError, match="expected a fold from 0 to 1"):
+        trainer(2, kind).do_split()
+
+
+def test_a_fold_beyond_those_that_nnunet_makes_of_real_cases_alone_is_refused(trainer, planned_alone):
+    model = trainer(5, nnUNetTrainerGuideGenStream)
+    splits = planned_alone / "splits_final.json"
+    # As after nnU-Net's own planning: no folds yet.
+    splits.unlink(missing_ok=True)
+    model.preprocessed_dataset_folder_base = str(planned_alone)
+    model.preprocessed_dataset_folder = str(planned_alone / model.configuration_manager.data_identifier)
+    with pytest.raises(NnUNetError, match="expected a fold from 0 to 4"):
+        model.do_split()
+    assert len(json.loads(splits.read_text())) == 5
 
 
 @pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])

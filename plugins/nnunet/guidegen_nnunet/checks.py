@@ -56,6 +56,15 @@ def refuse_cascade(is_cascaded: bool, configuration: str) -> None:
         )
 
 
+def refuse_missing_fold(fold: int, splits_file: Path) -> None:
+    """NnUNetError for a fold that the file lacks, for which nnU-Net would draw at random from all cases."""
+    num_folds = len(read_json(splits_file))
+    if not 0 <= fold < num_folds:
+        raise NnUNetError(
+            f"expected a fold from 0 to {num_folds - 1} of {splits_file}, got {fold}; choose one of them."
+        )
+
+
 def count_kinds(identifiers: list[str]) -> dict[str, int]:
     """How many of the cases are real and how many synthetic, as it goes into log and checkpoint."""
     num_synthetic = sum(map(is_synthetic, identifiers))

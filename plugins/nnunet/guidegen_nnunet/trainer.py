@@ -54,9 +54,9 @@ def _mixed_loaders() -> Iterator[None]:
 class nnUNetTrainerGuideGen(nnUNetTrainer):
     """The baseline in everything (schedule, augmentation, network, loss) but where a training patch comes from.
 
-    Refuses (NnUNetError) before the first step: a cascade, synthetic cases in validation, plans or fingerprint not made
-    from the real cases alone, labels or channels that do not match, no synthetic case to draw, a longer schedule than
-    the baseline's, a resumed training with other settings.
+    Refuses (NnUNetError) before the first step: a cascade, synthetic cases in validation, a fold that is not there,
+    plans or fingerprint not made from the real cases alone, labels or channels that do not match, no synthetic case to
+    draw, a longer schedule than the baseline's, a resumed training with other settings.
     """
 
     #: Settings that this trainer acts on.
@@ -143,6 +143,8 @@ class nnUNetTrainerGuideGen(nnUNetTrainer):
             raise NnUNetError(
                 f"expected {splits_file}, but there is none; run `guidegen nnunet plan` on this data set."
             )
+        if self.fold != "all":
+            checks.refuse_missing_fold(self.fold, splits_file)
         tr_keys, val_keys = super().do_split()
         if self.fold == "all":
             val_keys = [i for i in val_keys if not is_synthetic(i)]
