@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ pytest.importorskip("nnunetv2")
 pytest_plugins = ["nnunet_support.world"]
 
 from guidegen_nnunet.convert import export  # noqa: E402
-from guidegen_nnunet.folders import NnUNetError, read_raw_dataset  # noqa: E402
+from guidegen_nnunet.folders import NnUNetError, find_dataset, read_raw_dataset  # noqa: E402
 from guidegen_nnunet.install import torchvision_problem, trainers_folder  # noqa: E402
 from guidegen_nnunet.splits import read_folds, real_folds, with_synthetic  # noqa: E402
 
@@ -130,6 +131,22 @@ def test_a_number_that_is_taken_and_a_real_set_with_synthetic_cases_are_refused(
         run_command("export", world / "shards", "--real", "902", "--id", 905, "--name", "Mix")
     with pytest.raises(GuideGenError, match=r"index\.json"):
         run_command("export", world / "raw", "--real", "901", "--id", 905, "--name", "Mix")
+
+
+def test_a_data_set_is_found_by_number_name_or_path_and_one_that_lies_elsewhere_is_refused(
+    world, tmp_path, monkeypatch
+):
+    toy = world / "raw" / "Dataset901_Toy"
+    monkeypatch.chdir(world)
+    for given in ("901", "Dataset901_Toy", str(toy), f"{toy}/", "raw/Dataset901_Toy"):
+        assert find_dataset(given) == toy
+    shutil.copytree(toy, tmp_path / "Dataset901_Toy")
+    with pytest.raises(NnUNetError, match=r"got the path '.*'; give its name or number, or set nnUNet_raw to"):
+        run_command("export", world / "shards", "--real", tmp_path / "Dataset901_Toy", "--id", 905, "--name", "Mix")
+    with pytest.raises(NnUNetError, match="got the path"):
+        run_command("plan", tmp_path / "Dataset901_Toy")
+    with pytest.raises(NnUNetError, match="found none; name one of them"):
+        find_dataset("Dataset9*")
 
 
 # -- folds
