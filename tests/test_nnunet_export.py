@@ -75,6 +75,65 @@ def test_the_same_export_again_changes_nothing_and_another_one_is_refused(world,
         )
 
 
+def test_an_export_after_the_real_data_changed_is_refused_and_the_copy_stays(world):
+    real = world / "raw" / "Dataset920_Changing"
+    write_real(real)
+    words = ("export", world / "shards", "--real", "920", "--id", 921, "--name", "Changed")
+    assert run_command(*words) == 0
+    copy = world / "raw" / "Dataset921_Changed"
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    label = real / "labelsTr" / "patient_3.nii.gz"
+    image = nib.load(label)
+    label.unlink()  # a new file, as an editor writes it
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), label)
+    with pytest.raises(NnUNetError, match=r"is there already .* \(other: real_files\)"):
+        run_command(*words)
+    shutil.rmtree(real)
+    write_real(real, num_cases=6)
+    with pytest.raises(NnUNetError, match=r"\(other: real_files, real_folds\)"):
+        run_command(*words)
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+    # Folds of one's own decide what is trained on.
+    shutil.rmtree(copy)
+    assert run_command(*words) == 0
+    (real / "splits_final.json").write_text(json.dumps([{"train": ["patient_1"], "val": ["patient_0"]}]))
+    with pytest.raises(NnUNetError, match=r"\(other: real_folds\)"):
+        run_command(*words)
+
+
+def test_an_interrupted_export_is_begun_anew_where_the_real_data_changed_meanwhile(world, monkeypatch):
+    from guidegen_nnunet import convert
+
+    real = world / "raw" / "Dataset922_Moving"
+    write_real(real)
+    words = ("export", world / "shards", "--real", "922", "--id", 923, "--name", "Moved")
+
+    def stop(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, "_save", stop)
+        with pytest.raises(OSError, match="no space"):
+            run_command(*words)
+    label = real / "labelsTr" / "patient_0.nii.gz"
+    other = (real / "labelsTr" / "patient_1.nii.gz").read_bytes()
+    label.unlink()
+    label.write_bytes(other)
+    assert run_command(*words) == 0
+    assert (world / "raw" / "Dataset923_Moved" / "labelsTr" / "patient_0.nii.gz").read_bytes() == other
+
+
+def test_a_data_set_of_a_version_that_did_not_note_the_real_files_is_not_exported_over(world, merged):
+    old = world / "raw" / "Dataset924_Old"
+    words = ("export", world / "shards", "--real", "901", "--id", 924, "--name", "Old")
+    assert run_command(*words) == 0
+    record = json.loads((old / "guidegen_synthetic.json").read_text())
+    kept = {name: value for name, value in record.items() if name not in ("real_files", "real_folds")}
+    (old / "guidegen_synthetic.json").write_text(json.dumps(kept))
+    with pytest.raises(NnUNetError, match=r"did not note the state of the real files.* train with it as it is"):
+        run_command(*words)
+
+
 def test_an_interrupted_export_leaves_no_data_set_and_is_completed_by_the_same_command(world, monkeypatch):
     from guidegen_nnunet import convert
 
