@@ -1,6 +1,7 @@
 """What ruins a comparison is refused at the start, each with a sentence."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,52 @@ def test_plans_and_fingerprints_that_nnunet_made_from_all_cases_are_refused(trai
     replace(planned / "dataset_fingerprint.json", fingerprint | {"spacings": fingerprint["spacings"] * 2})
     with pytest.raises(NnUNetError, match="was remade after the plans"):
         trainer(0, kind).on_train_start()
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])
+def test_what_was_preprocessed_from_an_export_before_is_refused(trainer, planned, merged, replace, kind):
+    again = "exported again after nnUNetPlans_3d_fullres was preprocessed.* run `guidegen nnunet plan`"
+    notes = json.loads((planned / "guidegen_preprocessed.json").read_text())
+    assert set(notes) == {"nnUNetPlans_2d", "nnUNetPlans_3d_fullres"}
+    # Planned again after that, but another configuration.
+    replace(planned / "guidegen_preprocessed.json", notes | {"nnUNetPlans_3d_fullres": "an export before"})
+    with pytest.raises(NnUNetError, match=again):
+        trainer(0, kind).on_train_start()
+    replace(planned / "guidegen_preprocessed.json", notes)
+    trainer(0, kind)._check()
+    # Not planned again at all, by this version or the one before.
+    record = json.loads((merged / "guidegen_synthetic.json").read_text())
+    replace(merged / "guidegen_synthetic.json", record | {"label_of_class": {"liver": 1}})
+    with pytest.raises(NnUNetError, match=again):
+        trainer(0, kind).on_train_start()
+    replace(planned / "guidegen_preprocessed.json", None)
+    with pytest.raises(NnUNetError, match=again):
+        trainer(0, kind).on_train_start()
+    # Where the raw data set was left behind, nobody can tell.
+    replace(merged / "guidegen_synthetic.json", None)
+    model = trainer(0, kind)
+    model._check()
+    assert "nobody noted which export nnUNetPlans_3d_fullres" in Path(model.log_file).read_text()
+
+
+def test_a_plan_of_one_configuration_keeps_what_is_noted_of_the_others(planned, replace, monkeypatch):
+    exported = sha256((planned / "guidegen_synthetic.json").read_bytes()).hexdigest()
+    monkeypatch.setattr("guidegen_nnunet.plan._preprocess", lambda *arguments: None)
+    monkeypatch.setattr("guidegen_nnunet.plan._extract_fingerprint", lambda *arguments: None)
+    file, whole = (
+        planned / "guidegen_preprocessed.json",
+        {"nnUNetPlans_2d": exported, "nnUNetPlans_3d_fullres": exported},
+    )
+    assert json.loads(file.read_text()) == whole
+    replace(file, whole | {"nnUNetPlans_2d": "an export before"})
+    assert run_command("plan", 902, "--processes", 1) == 0
+    assert json.loads(file.read_text()) == whole | {"nnUNetPlans_2d": "an export before"}
+    # A version before noted nothing: what it left is of the export that it planned.
+    replace(file, None)
+    replace(planned / "guidegen_synthetic.json", {"labels": {}})
+    assert run_command("plan", 902, "--processes", 1) == 0
+    before = sha256(b'{"labels": {}}').hexdigest()
+    assert json.loads(file.read_text()) == whole | {"nnUNetPlans_2d": before}
 
 
 def test_fresh_cases_beside_plans_that_count_lost_synthetic_ones_are_refused(trainer, planned, replace):

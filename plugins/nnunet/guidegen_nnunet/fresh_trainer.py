@@ -13,7 +13,7 @@ from guidegen_nnunet import checks
 from guidegen_nnunet.folders import SPLITS, NnUNetError, is_synthetic
 from guidegen_nnunet.fresh import FRESH, FreshCases, FreshSource, commonest_codes, load_fresh, model_anatomy
 from guidegen_nnunet.labels import parse_label_map, project
-from guidegen_nnunet.plan import STAMP, refuse_unless_planned_from_real
+from guidegen_nnunet.plan import STAMP
 from guidegen_nnunet.trainer import nnUNetTrainerGuideGen
 
 
@@ -85,7 +85,7 @@ class nnUNetTrainerGuideGenStream(nnUNetTrainerGuideGen):
 
     def _refuse_plans(self, num_real: int) -> None:
         if STAMP in self.plans_manager.plans or checks.read_record(self._preprocessed) is not None:
-            refuse_unless_planned_from_real(self.plans_manager.plans, self._preprocessed, num_real)
+            super()._refuse_plans(num_real)
         elif (counted := self.dataset_json["numTraining"]) != num_real:
             raise NnUNetError(
                 f"the plans count {counted} cases, but {num_real} real ones are preprocessed, so synthetic ones may be "
