@@ -106,8 +106,9 @@ class Sources:
             words = ["--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16]
             words += [word for text in complete_reports(num_cases) for word in ("--report", text)]
             Commands().guidegen("generate", "shard", *words)
-        elif num_whole(folder) != num_cases:
-            self._refuse_other_model(folder)
+            return folder
+        self._refuse_other_model(folder)
+        if num_whole(folder) != num_cases:
             write_cases(self._maker(source), num_cases, folder)
         return folder
 
@@ -123,6 +124,7 @@ class Sources:
         return str(fingerprint_of(model_folder(self.model)))
 
     def _refuse_other_model(self, folder: Path) -> None:
+        """SystemExit for a folder of another model, whole or begun; a new one is noted as of this model."""
         note, ours = folder / "model.json", self.fingerprint()
         if note.exists() and json.loads(note.read_text()) != ours:
             sys.exit(f"{folder} was begun with another model; give another --work.")
@@ -189,7 +191,7 @@ def complete_cases(folder: Path) -> list[int]:
 
 
 def complete_reports(num_cases: int) -> list[str]:
-    """Reports as guidegen-shard would sample them, but none says that an organ is absent, or tells of a target.
+    """Reports of findings as `guidegen-shard --sampling organs` draws them: none of an absent organ, or of a target.
 
     In OpenKBP absent means that nobody contoured it: the organ shows in the CT, and nnU-Net would learn background.
     The same holds of the organs under a target volume, whose voxels are the target's in a label map. The k real cases
@@ -198,9 +200,7 @@ def complete_reports(num_cases: int) -> list[str]:
     library, reports = load_templates(HEAD_NECK.name), []
     for number in range(num_cases):
         rng = np.random.default_rng([0, number])
-        findings = sample_findings(rng, HEAD_NECK)
-        organs = {organ: status for organ, status in findings.organs.items() if status != "absent"}
-        reports.append(library.render(replace(findings, organs=organs, lesions=()), rng))
+        reports.append(library.render(sample_findings(rng, HEAD_NECK, "organs"), rng))
     return reports
 
 

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -24,6 +25,8 @@ from benchmarks.nnunet_route import write_cases
 from benchmarks.openkbp_split import LEFT_ASIDE, POOL_SIZE, chosen, pool_and_donors
 from guidegen_data import HEAD_NECK, Case, Findings, ShardReader, abstract_report
 from guidegen_data.case import centred_affine
+from guidegen_data.reports.sampling import sample_findings
+from guidegen_data.reports.templates import load_templates
 
 NAMES = ["Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible"]
 
@@ -512,3 +515,9 @@ def test_the_generator_is_asked_for_cases_in_which_every_organ_is_contoured() ->
     assert not any(f.lesions for f in read)
     assert {"neck", "head and neck"} == {f.region for f in read}
     assert {"enlarged", "small"} <= {status for f in read for status in f.organs.values()}
+    # Word by word those of the folders that are there, which a run would not go on with otherwise.
+    for number, report in enumerate(reports):
+        rng = np.random.default_rng([0, number])
+        drawn = sample_findings(rng, HEAD_NECK)
+        organs = {organ: status for organ, status in drawn.organs.items() if status != "absent"}
+        assert report == load_templates("head-neck").render(replace(drawn, organs=organs, lesions=()), rng)

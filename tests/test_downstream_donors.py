@@ -1,13 +1,14 @@
 """The downstream benchmark's real donors, its control arms' labels, and whether a gain is that of most patients."""
 
 import csv
+import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from benchmarks import downstream_donors, downstream_table
+from benchmarks import downstream_arms, downstream_donors, downstream_table
 from benchmarks.downstream import Benchmark, Training
 from benchmarks.downstream_arms import ARMS, Sizes, Sources, as_it_is, prepare_real_cases
 from benchmarks.downstream_donors import ORGAN_FILES, donor_cases
@@ -94,6 +95,31 @@ def test_only_a_generator_of_donors_has_donors_and_as_many_as_are_asked_for(tmp_
     sources.donors = lambda: [tmp_path / "case-000000.npz"]
     with pytest.raises(SystemExit, match="there are 1 donors, not 3"):
         sources._maker("donors")
+
+
+def test_a_whole_folder_of_another_model_is_refused_like_one_that_was_begun(tmp_path, monkeypatch) -> None:
+    made = []
+
+    def write(maker, num_cases, folder) -> None:
+        made.append(folder.name)
+        (folder / "index.json").touch()
+
+    monkeypatch.setattr(downstream_arms, "write_cases", write)
+    monkeypatch.setattr(downstream_arms, "num_whole", lambda folder: 3 * (folder / "index.json").exists())
+    monkeypatch.setattr(Sources, "_maker", lambda self, source: None)
+    monkeypatch.setattr(Sources, "fingerprint", lambda self: f"sha of {self.model.name}")
+
+    def shards(model: str, source: str) -> Path:
+        return Sources(tmp_path / "one", tmp_path / "real", [], Path(model), Sizes(num_cases=3)).shards(source)
+
+    for source in ("synthseg", "real-masks"):
+        folder = shards("mine", source)
+        assert shards("mine", source) == folder
+        for _ in ("refused", "and not noted as its own"):
+            with pytest.raises(SystemExit, match=f"{source} was begun with another model; give another --work"):
+                shards("yours", source)
+        assert json.loads((folder / "model.json").read_text()) == "sha of mine"
+    assert made == ["synthseg", "real-masks"]
 
 
 def test_a_gain_of_few_patients_and_organs_is_told_as_one() -> None:

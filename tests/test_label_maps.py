@@ -74,6 +74,13 @@ def test_a_tumour_is_its_hosts_unless_it_is_named(label_map, in_liver: int, in_c
     assert (projected[IN_COLON] == in_colon).all()
 
 
+def test_projections_are_equal_when_every_voxel_becomes_the_same_label() -> None:
+    one = Projection.from_map(TORSO, {"liver": 1})
+    assert one == Projection.from_map(TORSO, {"liver": 1, "colon": None})
+    for other in ({"liver": 2}, {"colon": 1}, {"liver": 1, "tumour": None}, {"liver": 1, "liver tumour": None}):
+        assert one != Projection.from_map(TORSO, other)
+
+
 @pytest.mark.parametrize(
     ("label_map", "sentence"),
     [

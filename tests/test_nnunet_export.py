@@ -2,28 +2,24 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from nnunet_support.command import run_command
 from nnunet_support.toy_data import write_real
 
-from guidegen_data import TORSO, Anatomy, GuideGenError, ShardReader, label_set
-from guidegen_data.anatomy import FindingOrgan, OrganClass
-from guidegen_data.label_maps import normalised
+from guidegen_data import GuideGenError, ShardReader
 
 pytest.importorskip("nnunetv2")
 pytest_plugins = ["nnunet_support.world"]
 
 from guidegen_nnunet.convert import export  # noqa: E402
-from guidegen_nnunet.folders import NnUNetError, read_raw_dataset  # noqa: E402
+from guidegen_nnunet.folders import NnUNetError, find_dataset, read_raw_dataset  # noqa: E402
 from guidegen_nnunet.install import torchvision_problem, trainers_folder  # noqa: E402
-from guidegen_nnunet.labels import parse_label_map, project  # noqa: E402
 from guidegen_nnunet.splits import read_folds, real_folds, with_synthetic  # noqa: E402
 
 # -- conversion
@@ -59,7 +55,14 @@ def test_what_is_lost_in_projection_is_said(world, merged, capsys):
     run_command("export", world / "shards", "--real", "901", "--id", 902, "--name", "Mix")
     said = capsys.readouterr().err
     assert "become background: kidney" in said
-    assert "no synthetic case has: prostate" in said
+    assert "no synthetic case has in full: prostate" in said
+
+
+def test_what_is_dropped_is_recorded_as_dropped(world):
+    words = ("export", world / "shards", "--real", "901", "--id", 906, "--name", "Dropped")
+    assert run_command(*words, "--label-map", "tumour=") == 0
+    record = json.loads((world / "raw" / "Dataset906_Dropped" / "guidegen_synthetic.json").read_text())
+    assert record["label_of_class"] == {"tumour": 0, "spleen": 2, "liver": 1}
 
 
 def test_the_same_export_again_changes_nothing_and_another_one_is_refused(world, merged):
@@ -70,6 +73,65 @@ def test_the_same_export_again_changes_nothing_and_another_one_is_refused(world,
         run_command(
             "export", world / "shards", "--real", "901", "--id", 902, "--name", "Mix", "--label-map", "kidney=prostate"
         )
+
+
+def test_an_export_after_the_real_data_changed_is_refused_and_the_copy_stays(world):
+    real = world / "raw" / "Dataset920_Changing"
+    write_real(real)
+    words = ("export", world / "shards", "--real", "920", "--id", 921, "--name", "Changed")
+    assert run_command(*words) == 0
+    copy = world / "raw" / "Dataset921_Changed"
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    label = real / "labelsTr" / "patient_3.nii.gz"
+    image = nib.load(label)
+    label.unlink()  # a new file, as an editor writes it
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), label)
+    with pytest.raises(NnUNetError, match=r"is there already .* \(other: real_files\)"):
+        run_command(*words)
+    shutil.rmtree(real)
+    write_real(real, num_cases=6)
+    with pytest.raises(NnUNetError, match=r"\(other: real_files, real_folds\)"):
+        run_command(*words)
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+    # Folds of one's own decide what is trained on.
+    shutil.rmtree(copy)
+    assert run_command(*words) == 0
+    (real / "splits_final.json").write_text(json.dumps([{"train": ["patient_1"], "val": ["patient_0"]}]))
+    with pytest.raises(NnUNetError, match=r"\(other: real_folds\)"):
+        run_command(*words)
+
+
+def test_an_interrupted_export_is_begun_anew_where_the_real_data_changed_meanwhile(world, monkeypatch):
+    from guidegen_nnunet import convert
+
+    real = world / "raw" / "Dataset922_Moving"
+    write_real(real)
+    words = ("export", world / "shards", "--real", "922", "--id", 923, "--name", "Moved")
+
+    def stop(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, "_save", stop)
+        with pytest.raises(OSError, match="no space"):
+            run_command(*words)
+    label = real / "labelsTr" / "patient_0.nii.gz"
+    other = (real / "labelsTr" / "patient_1.nii.gz").read_bytes()
+    label.unlink()
+    label.write_bytes(other)
+    assert run_command(*words) == 0
+    assert (world / "raw" / "Dataset923_Moved" / "labelsTr" / "patient_0.nii.gz").read_bytes() == other
+
+
+def test_a_data_set_of_a_version_that_did_not_note_the_real_files_is_not_exported_over(world, merged):
+    old = world / "raw" / "Dataset924_Old"
+    words = ("export", world / "shards", "--real", "901", "--id", 924, "--name", "Old")
+    assert run_command(*words) == 0
+    record = json.loads((old / "guidegen_synthetic.json").read_text())
+    kept = {name: value for name, value in record.items() if name not in ("real_files", "real_folds")}
+    (old / "guidegen_synthetic.json").write_text(json.dumps(kept))
+    with pytest.raises(NnUNetError, match=r"did not note the state of the real files.* train with it as it is"):
+        run_command(*words)
 
 
 def test_an_interrupted_export_leaves_no_data_set_and_is_completed_by_the_same_command(world, monkeypatch):
@@ -130,87 +192,23 @@ def test_a_number_that_is_taken_and_a_real_set_with_synthetic_cases_are_refused(
         run_command("export", world / "raw", "--real", "901", "--id", 905, "--name", "Mix")
 
 
-# -- labels and folds
-
-NAMES = st.lists(st.sampled_from(["liver", "spleen", "small bowel", "aorta", "colon", "rib"]), min_size=1, unique=True)
-
-
-def table(*names: str, organs: tuple[FindingOrgan, ...] = ()) -> Anatomy:
-    """A label table of these classes and a tumour."""
-    classes = [OrganClass(i, n, (), (0, 1), (0, 1), (0, 0, 0)) for i, n in enumerate(("background", *names, "tumour"))]
-    return Anatomy("made up", tuple(classes), organs, ())
-
-
-@given(NAMES, NAMES, st.randoms())
-def test_projection_by_name_keeps_shared_names_and_sends_the_rest_to_background(ours, theirs, random):
-    spell = random.choice([str.upper, str.title, lambda n: n.replace(" ", "_")])
-    anatomy = table(*ours)
-    labels = {"background": 0} | {spell(n): i for i, n in enumerate(theirs, 1)}
-    shared = set(ours) & set(theirs)
-    if not shared:
-        with pytest.raises(NnUNetError, match="share no label"):
-            project(anatomy, labels, {})
-        return
-    result = project(anatomy, labels, {})
-    projected = result(np.arange(len(ours) + 1, dtype=np.uint8).reshape(-1, 1, 1), (1, 1, 1)).ravel()
-    for name in ours:
-        assert projected[anatomy.id_of(name)] == (labels[spell(name)] if name in shared else 0)
-    assert {normalised(n) for n in result.never_synthetic} == set(theirs) - shared
-    assert set(result.projection.dropped) == set(ours) - shared
+def test_a_data_set_is_found_by_number_name_or_path_and_one_that_lies_elsewhere_is_refused(
+    world, tmp_path, monkeypatch
+):
+    toy = world / "raw" / "Dataset901_Toy"
+    monkeypatch.chdir(world)
+    for given in ("901", "Dataset901_Toy", str(toy), f"{toy}/", "raw/Dataset901_Toy"):
+        assert find_dataset(given) == toy
+    shutil.copytree(toy, tmp_path / "Dataset901_Toy")
+    with pytest.raises(NnUNetError, match=r"got the path '.*'; give its name or number, or set nnUNet_raw to"):
+        run_command("export", world / "shards", "--real", tmp_path / "Dataset901_Toy", "--id", 905, "--name", "Mix")
+    with pytest.raises(NnUNetError, match="got the path"):
+        run_command("plan", tmp_path / "Dataset901_Toy")
+    with pytest.raises(NnUNetError, match="found none; name one of them"):
+        find_dataset("Dataset9*")
 
 
-LABELS = {"background": 0, "liver": 1, "bowel": 2, "whole": [1, 2]}
-TABLE = table("liver", "small bowel", organs=(FindingOrgan("liver", "liver", sites=("",)),))
-
-
-def test_a_label_map_renames_drops_and_merges_when_every_merged_class_is_named():
-    assert project(TABLE, LABELS, {"Small_Bowel": "bowel", "liver": None}).mapped == {"small bowel": 2}
-    assert project(TABLE, LABELS, {"tumour": "liver", "liver": 1}).mapped == {"liver": 1, "tumour": 1}
-
-
-def test_sides_and_tumours_find_labels_of_their_own_names():
-    labels = {"background": 0, "kidney_right": 1, "Left Kidney": 2, "Liver": 3, "liver_tumour": 4}
-    assert project(TORSO, labels, {}).mapped == {"right kidney": 1, "left kidney": 2, "liver": 3, "liver tumour": 4}
-    said = project(TORSO, {"background": 0, "liver": 1}, {}).notices()
-    assert any("counts as the organ it grew in" in notice for notice in said)
-
-
-def test_a_public_label_set_is_a_label_map():
-    labels = {"background": 0} | {name: i for name, i in label_set("amos").labels.items()}
-    mapped = project(TORSO, labels, parse_label_map("amos")).mapped
-    assert mapped == label_set("amos").projection().ids
-    split = {"background": 0} | dict(label_set("totalsegmentator_v2").labels)
-    with pytest.raises(NnUNetError, match="to 'ignore', which is no single label"):
-        project(TORSO, split, parse_label_map("totalsegmentator_v2"))
-    assert project(TORSO, split | {"ignore": 118}, parse_label_map("totalsegmentator_v2")).mapped["lung"] == 118
-
-
-@pytest.mark.parametrize(
-    ("label_map", "sentence"),
-    [
-        ({"tumour": "liver"}, "name every one of them"),
-        ({"tumor": "liver"}, "unknown classes"),
-        ({"liver": "lever"}, "no single label"),
-        ({"liver": 7}, "no single label"),
-        ({"liver": "whole"}, "no single label"),
-        ({"liver": None}, "share no label"),
-        ({"small bowel": 2, "small_bowel": 2}, "twice"),
-        ({"tumour": 1, "liver tumour": 2, "liver": 1}, "twice"),
-    ],
-)
-def test_a_label_map_that_collides_or_names_what_is_not_there_is_refused(label_map, sentence):
-    with pytest.raises(GuideGenError, match=sentence):
-        project(TABLE, LABELS, label_map)
-
-
-def test_a_label_map_is_read_from_the_command_line_and_from_a_file(tmp_path):
-    expected = {"liver": "Liver", "tumour": None, "aorta": 3}
-    (tmp_path / "map.json").write_text(json.dumps(expected))
-    assert parse_label_map(str(tmp_path / "map.json")) == expected
-    assert parse_label_map("liver=Liver, tumour=,aorta=3") == expected
-    for bad in ("liver", "=1", "liver=1,liver=2"):
-        with pytest.raises(NnUNetError):
-            parse_label_map(bad)
+# -- folds
 
 
 def test_the_folds_are_those_of_the_real_data_with_all_synthetic_cases_to_train(world, merged):

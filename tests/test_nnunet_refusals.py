@@ -1,6 +1,7 @@
 """What ruins a comparison is refused at the start, each with a sentence."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,10 @@ from guidegen_nnunet.variants import nnUNetTrainerGuideGenFinetune, nnUNetTraine
 def trainer(world, planned):
     """Makes a trainer for a fold in this process."""
 
-    def make(fold: int | str = 0, kind: type = nnUNetTrainerGuideGen):
+    def make(fold: int | str = 0, kind: type = nnUNetTrainerGuideGen, configuration: str = "3d_fullres"):
         plans = json.loads((planned / f"{PLANS}.json").read_text()) | {"continue_training": False}
         dataset_json = json.loads((planned / "dataset.json").read_text())
-        return kind(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
+        return kind(plans, configuration, fold, dataset_json, torch.device("cpu"))
 
     return make
 
@@ -51,8 +52,6 @@ def test_fold_all_trains_on_everything_and_validates_on_real_cases(trainer):
 
 @pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])
 def test_synthetic_validation_is_refused_wherever_it_comes_from(trainer, planned, replace, kind):
-    with pytest.raises(NnUNetError, match="validates on"):
-        trainer(7, kind).on_train_start()
     splits = planned / "splits_final.json"
     folds = json.loads(splits.read_text())
     swapped = [{"train": f["val"], "val": f["train"]} for f in folds]
@@ -65,6 +64,40 @@ def test_synthetic_validation_is_refused_wherever_it_comes_from(trainer, planned
     with pytest.raises(NnUNetError, match="there is none"):
         trainer(0, kind).on_train_start()
     assert not splits.exists()
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])
+def test_a_fold_that_the_file_lacks_is_refused_whatever_nnunet_would_draw_for_it(trainer, planned, replace, kind):
+    for fold in (5, 7, -1):
+        with pytest.raises(NnUNetError, match=rf"expected a fold from 0 to 4 of .*splits_final.json, got {fold}"):
+            trainer(fold, kind).do_split()
+    folds = json.loads((planned / "splits_final.json").read_text())
+    replace(planned / "splits_final.json", folds[:2])
+    assert trainer(1, kind).do_split()[1] == folds[1]["val"]
+    with pytest.raises(NnUNetError, match="expected a fold from 0 to 1"):
+        trainer(2, kind).do_split()
+
+
+def test_a_fold_beyond_those_that_nnunet_makes_of_real_cases_alone_is_refused(trainer, planned_alone):
+    model = trainer(5, nnUNetTrainerGuideGenStream)
+    splits = planned_alone / "splits_final.json"
+    # As after nnU-Net's own planning: no folds yet.
+    splits.unlink(missing_ok=True)
+    model.preprocessed_dataset_folder_base = str(planned_alone)
+    model.preprocessed_dataset_folder = str(planned_alone / model.configuration_manager.data_identifier)
+    with pytest.raises(NnUNetError, match="expected a fold from 0 to 4"):
+        model.do_split()
+    assert len(json.loads(splits.read_text())) == 5
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])
+def test_a_cascade_is_refused_with_what_to_train_instead(trainer, planned, replace, kind):
+    plans = json.loads((planned / f"{PLANS}.json").read_text())
+    cascade = {"inherits_from": "3d_fullres", "previous_stage": "2d"}
+    configurations = plans["configurations"] | {"3d_cascade_fullres": cascade}
+    replace(planned / f"{PLANS}.json", plans | {"configurations": configurations})
+    with pytest.raises(NnUNetError, match=r"got 3d_cascade_fullres: .* train 3d_fullres\.$"):
+        trainer(0, kind, "3d_cascade_fullres").on_train_start()
 
 
 def test_a_fold_without_synthetic_or_with_unprocessed_cases_is_refused(trainer, planned, replace):
@@ -93,6 +126,52 @@ def test_plans_and_fingerprints_that_nnunet_made_from_all_cases_are_refused(trai
         trainer(0, kind).on_train_start()
 
 
+@pytest.mark.parametrize("kind", [nnUNetTrainerGuideGen, nnUNetTrainerGuideGenStream])
+def test_what_was_preprocessed_from_an_export_before_is_refused(trainer, planned, merged, replace, kind):
+    again = "exported again after nnUNetPlans_3d_fullres was preprocessed.* run `guidegen nnunet plan`"
+    notes = json.loads((planned / "guidegen_preprocessed.json").read_text())
+    assert set(notes) == {"nnUNetPlans_2d", "nnUNetPlans_3d_fullres"}
+    # Planned again after that, but another configuration.
+    replace(planned / "guidegen_preprocessed.json", notes | {"nnUNetPlans_3d_fullres": "an export before"})
+    with pytest.raises(NnUNetError, match=again):
+        trainer(0, kind).on_train_start()
+    replace(planned / "guidegen_preprocessed.json", notes)
+    trainer(0, kind)._check()
+    # Not planned again at all, by this version or the one before.
+    record = json.loads((merged / "guidegen_synthetic.json").read_text())
+    replace(merged / "guidegen_synthetic.json", record | {"label_of_class": {"liver": 1}})
+    with pytest.raises(NnUNetError, match=again):
+        trainer(0, kind).on_train_start()
+    replace(planned / "guidegen_preprocessed.json", None)
+    with pytest.raises(NnUNetError, match=again):
+        trainer(0, kind).on_train_start()
+    # Where the raw data set was left behind, nobody can tell.
+    replace(merged / "guidegen_synthetic.json", None)
+    model = trainer(0, kind)
+    model._check()
+    assert "nobody noted which export nnUNetPlans_3d_fullres" in Path(model.log_file).read_text()
+
+
+def test_a_plan_of_one_configuration_keeps_what_is_noted_of_the_others(planned, replace, monkeypatch):
+    exported = sha256((planned / "guidegen_synthetic.json").read_bytes()).hexdigest()
+    monkeypatch.setattr("guidegen_nnunet.plan._preprocess", lambda *arguments: None)
+    monkeypatch.setattr("guidegen_nnunet.plan._extract_fingerprint", lambda *arguments: None)
+    file, whole = (
+        planned / "guidegen_preprocessed.json",
+        {"nnUNetPlans_2d": exported, "nnUNetPlans_3d_fullres": exported},
+    )
+    assert json.loads(file.read_text()) == whole
+    replace(file, whole | {"nnUNetPlans_2d": "an export before"})
+    assert run_command("plan", 902, "--processes", 1) == 0
+    assert json.loads(file.read_text()) == whole | {"nnUNetPlans_2d": "an export before"}
+    # A version before noted nothing: what it left is of the export that it planned.
+    replace(file, None)
+    replace(planned / "guidegen_synthetic.json", {"labels": {}})
+    assert run_command("plan", 902, "--processes", 1) == 0
+    before = sha256(b'{"labels": {}}').hexdigest()
+    assert json.loads(file.read_text()) == whole | {"nnUNetPlans_2d": before}
+
+
 def test_fresh_cases_beside_plans_that_count_lost_synthetic_ones_are_refused(trainer, planned, replace):
     # As if the bookkeeping and the stamp were lost: nine cases were planned, five real ones are there.
     plans = json.loads((planned / f"{PLANS}.json").read_text())
@@ -114,6 +193,21 @@ def test_labels_or_channels_that_do_not_match_the_synthetic_cases_are_refused(tr
     replace(path, dataset_json | {"channel_names": {"0": "T1"}})
     with pytest.raises(NnUNetError, match="one channel 'CT', got \\['T1'\\]"):
         trainer(0, kind).on_train_start()
+
+
+def test_fresh_cases_drop_what_the_export_or_the_setting_drops(trainer, planned, replace, monkeypatch):
+    def labels_of_fresh_cases() -> dict[str, int]:
+        return trainer(0, nnUNetTrainerGuideGenStream)._project()
+
+    path = planned / "guidegen_synthetic.json"
+    record = json.loads(path.read_text())
+    replace(path, record | {"label_of_class": {"liver": 1, "tumour": 0}, "dropped_classes": ["kidney", "tumour"]})
+    assert labels_of_fresh_cases() == {"liver": 1, "tumour": 0}
+    # As versions before recorded it.
+    replace(path, record | {"label_of_class": {"liver": 1}, "dropped_classes": ["kidney", "tumour"]})
+    assert labels_of_fresh_cases() == {"liver": 1, "tumour": 0}
+    monkeypatch.setenv("GUIDEGEN_NNUNET_LABEL_MAP", "tumour=")
+    assert labels_of_fresh_cases() == {"tumour": 0, "liver": 1, "spleen": 2}
 
 
 def test_a_longer_schedule_than_the_baselines_is_refused(trainer, monkeypatch):

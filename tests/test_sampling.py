@@ -25,7 +25,7 @@ from guidegen_data.reports.weights import check_weights, load_weights, packaged_
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    mode=st.sampled_from(["prevalence", "coverage"]),
+    mode=st.sampled_from(["prevalence", "coverage", "organs"]),
     index=st.integers(0, 10**7),
     anatomy=st.sampled_from(sorted(ANATOMIES)),
 )
@@ -62,6 +62,18 @@ def test_prevalence_follows_the_weights_of_the_file(drawn: list[Findings]) -> No
             assert counts[value] / len(drawn) == pytest.approx(p, abs=5 * (p * (1 - p) / len(drawn)) ** 0.5)
     removed = sum(f.status("gallbladder") == "absent" for f in drawn) / len(drawn)
     assert removed == pytest.approx(0.15, abs=0.035)
+
+
+@pytest.mark.parametrize("anatomy", [TORSO, HEAD_NECK], ids=lambda a: a.name)
+def test_organs_alone_are_the_findings_of_prevalence_without_lesions_and_absent_organs(anatomy) -> None:
+    num_absent = 0
+    for seed in range(300):
+        whole = sample_findings(np.random.default_rng(seed), anatomy)
+        shown = {organ: status for organ, status in whole.organs.items() if status != "absent"}
+        alone = sample_findings(np.random.default_rng(seed), anatomy, "organs")
+        assert alone == replace(whole, organs=shown, lesions=())
+        num_absent += len(whole.organs) - len(shown)
+    assert num_absent > 5
 
 
 def test_lesion_diameters_are_lognormal_within_their_range(drawn: list[Findings]) -> None:

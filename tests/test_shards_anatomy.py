@@ -13,7 +13,7 @@ from guidegen_data.anatomy import ANATOMIES, TORSO
 from guidegen_data.anatomy_files import read_anatomy, register
 from guidegen_data.cli.main import main
 from guidegen_data.dataset import GuideGenDataset
-from guidegen_data.errors import ShardError
+from guidegen_data.errors import LabelMapError, ShardError
 from guidegen_data.shards import reader
 from guidegen_data.shards.manifest import RunConfig
 from guidegen_data.shards.plan import make_recipe
@@ -61,6 +61,15 @@ def test_cases_are_judged_by_the_ranges_of_their_own_table(folder) -> None:
     path = folder / "anatomy.yaml"
     path.write_text(path.read_text().replace("[90.0, 110.0]", "[900.0, 1100.0]"))
     assert any("quality verdict" in problem.what for problem in problems(folder))
+
+
+@pytest.mark.parametrize("label_map", [None, {"liver": 1}])
+def test_cases_of_two_tables_are_not_read_as_one_data_set(folder, shards, label_map) -> None:
+    dataset = GuideGenDataset([shards, folder], label_map=label_map)
+    assert len(dataset) == 12
+    assert dataset[9]["meta"]["anatomy"] == "torso"
+    with pytest.raises(LabelMapError, match=r"expected cases of 'torso'.*got one of 'mine'.*as two data sets"):
+        dataset[10]
 
 
 def test_a_shard_given_as_a_folder_is_refused_with_what_to_give(folder, capsys) -> None:

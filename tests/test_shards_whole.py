@@ -330,6 +330,20 @@ def test_coverage_sampling_is_another_configuration_and_puts_a_lesion_into_every
     assert "sampling coverage, not prevalence" in capsys.readouterr().err
 
 
+def test_shards_of_organs_alone_show_every_organ_of_the_field_and_are_gone_on_with_as_such(cheap_model, capsys) -> None:
+    assert shard(["--n", "24", "--no-qc", "--sampling", "organs", "--out", "a"]) == 0
+    asked = [json.loads(line)["findings"] for line in Path("a/manifest.jsonl").read_text().splitlines()]
+    assert len(asked) == 24
+    assert not any(findings["lesions"] for findings in asked)
+    assert {"enlarged", "small"} == {status for findings in asked for status in findings["organs"].values()}
+    assert shard(["--n", "24", "--no-qc", "--out", "b"]) == 0
+    usual = [json.loads(line)["findings"] for line in Path("b/manifest.jsonl").read_text().splitlines()]
+    assert any(findings["lesions"] for findings in usual)
+    assert "absent" in {status for findings in usual for status in findings["organs"].values()}
+    assert shard(["--n", "24", "--no-qc", "--out", "a"]) == 1
+    assert "sampling organs, not prevalence" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("device", "kind", "workers", "gpus", "expected"),
     [

@@ -59,8 +59,9 @@ def _export(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     from guidegen_nnunet.plan import plan
 
-    print(plan(args.dataset, args.configurations, args.planner, args.processes))
-    print(f"next: nnUNetv2_train {args.dataset} {args.configurations[0]} 0 -tr nnUNetTrainerGuideGen")
+    plans_file = plan(args.dataset, args.configurations, args.planner, args.processes)
+    print(plans_file)
+    print(f"next: nnUNetv2_train {plans_file.parent.name} {args.configurations[0]} 0 -tr nnUNetTrainerGuideGen")
     return 0
 
 

@@ -62,8 +62,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--templates", metavar="FILE|NAME", help="how sampled findings are worded (default: those of the anatomy)"
     )
     what.add_argument(
-        "--sampling", choices=("prevalence", "coverage"),
-        help="draw findings as often as they are met, or every lesion site and size equally (default prevalence)",
+        "--sampling", choices=("prevalence", "coverage", "organs"),
+        help="draw findings as often as they are met, or every lesion site and size equally, or as often as they are "
+        "met but no lesion and no absent organ: to train an organ segmenter, for organs of the head and neck always "
+        "(default prevalence)",
     )  # fmt: skip
     what.add_argument(
         "--styles", type=positive, default=1, metavar="M",

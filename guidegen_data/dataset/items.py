@@ -24,17 +24,19 @@ Tokenizer = Callable[..., Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class ItemMaker:
-    """How a case becomes an item. With `num_tokens` 0 there are no report tokens; the default tokenizer is ours."""
+    """How a case of `anatomy` becomes an item. With `num_tokens` 0 there are no report tokens; the default tokenizer is
+    ours."""
 
+    anatomy: Anatomy
     projection: Projection | None = None
     num_tokens: int = 0
     tokenizer: Tokenizer | None = None
 
     def __call__(self, case: Case, folder: str) -> Item:
-        """The dict of one case; `folder` makes its file names unique."""
+        """The dict of one case; `folder` makes its file names unique. LabelMapError for a case of another anatomy."""
+        self._refuse_other_anatomy(case.anatomy)
         labels = case.label_map
         if self.projection is not None:
-            self._refuse_other_anatomy(case.anatomy)
             labels = self.projection(labels, case.spacing_mm)
         item = monai_dict(case, folder, labels)
         if self.num_tokens:
@@ -42,11 +44,10 @@ class ItemMaker:
         return item
 
     def _refuse_other_anatomy(self, anatomy: Anatomy) -> None:
-        assert self.projection is not None
-        if anatomy.name != self.projection.anatomy.name:
+        if anatomy.name != self.anatomy.name:
             raise LabelMapError(
-                f"expected cases of {self.projection.anatomy.name!r}, for which the label map was made, got one of "
-                f"{anatomy.name!r}; read the two kinds as two data sets."
+                f"expected cases of {self.anatomy.name!r}, as the first one is, got one of {anatomy.name!r}, in which "
+                f"the same number is another class; read the two kinds as two data sets."
             )
 
     def _tokens(self, report: str) -> Item:
@@ -79,7 +80,7 @@ def item_maker(
         projection = wanted.projection(ignore_label)
     elif label_map is not None:
         projection = Projection.from_map(anatomy, label_map)
-    return ItemMaker(projection, num_tokens, tokenizer)
+    return ItemMaker(anatomy, projection, num_tokens, tokenizer)
 
 
 def monai_dict(case: Case, folder: str, label_map: np.ndarray | None = None) -> Item:

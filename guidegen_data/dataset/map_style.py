@@ -27,8 +27,10 @@ class GuideGenDataset(Dataset[Any]):
 
     `label_map` projects our classes onto other labels: {"liver": 1, "right kidney": 2, "tumour": 3}, or the name of a
     public set ("btcv", see guidegen_data.label_maps); what is not named becomes background, and a tumour that is not
-    named counts as the organ it grew in. `report_tokens` adds that many token ids of the report as `report_tokens`,
-    with `report_mask`, by the default encoder's tokenizer or your own.
+    named counts as the organ it grew in. A target volume (ptv70) grew in soft tissue: the organs under it, which show
+    in the CT, become that or background, so train organs on shards of `guidegen-shard --sampling organs`.
+    `report_tokens` adds that many token ids of the report as `report_tokens`, with `report_mask`, by the default
+    encoder's tokenizer or your own.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class GuideGenDataset(Dataset[Any]):
     ) -> None:
         """ShardError unless exactly one source is given, either `shards`, or `model` together with `n`.
 
-        LabelMapError for a label map with unknown names or collisions.
+        LabelMapError for a label map with unknown names or collisions, and for the first case of another anatomy.
         """
         if (shards is None) == (model is None) or (model is None) != (n is None):
             raise ShardError("give either a shard folder, or model= and n= to generate cases on first use.")

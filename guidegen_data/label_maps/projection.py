@@ -63,11 +63,12 @@ class Projection:
     """Our label maps onto another label set. Tumours that are not named count as the organ they grew in.
 
     `organ_table` and `tumour_table` (2, 256) hold the new id for each of ours, left and right; the second is looked up
-    with the host of a tumour. `ids` are the sources that became a label, `dropped` the classes that became background.
+    with the host of a tumour. `named` are the sources that the map names and their ids, 0 where they shall be
+    background: it makes the same projection again. `dropped` are the classes that became background.
     """
 
     anatomy: Anatomy
-    ids: dict[str, int]
+    named: dict[str, int]
     dropped: tuple[str, ...]
     organ_table: np.ndarray
     tumour_table: np.ndarray
@@ -76,12 +77,11 @@ class Projection:
     def from_map(cls, anatomy: Anatomy, label_map: LabelMap) -> Projection:
         """What is not named becomes background. LabelMapError for unknown names, collisions and impossible ids."""
         named = _resolve(anatomy, label_map)
-        ids = {source.name: label for source, label in named.items() if label}
-        if not ids:
+        if not any(named.values()):
             raise LabelMapError(
                 f"expected a label map that keeps at least one of {_quoted(anatomy)}, got none; add one."
             )
-        organs = np.zeros((2, 256), np.uint8 if max(ids.values()) < 256 else np.uint16)
+        organs = np.zeros((2, 256), np.uint8 if max(named.values()) < 256 else np.uint16)
         for source, label in named.items():
             if not source.is_tumour:
                 for side in _SIDES[source.side]:
@@ -93,11 +93,14 @@ class Projection:
             elif source.is_tumour:
                 tumours[:] = label
         kept = {source.class_name for source, label in named.items() if label and not source.is_tumour}
-        told = any(source.is_tumour for source in named)
         dropped = [c.name for c in anatomy.classes if c.id and c.name not in kept and c.name != anatomy.lesion_class]
-        if told and not tumours.any():
-            dropped.append(anatomy.lesion_class)
-        return cls(anatomy, ids, tuple(dropped), organs, tumours)
+        dropped += [source.name for source, label in named.items() if source.is_tumour and not label]
+        return cls(anatomy, {source.name: label for source, label in named.items()}, tuple(dropped), organs, tumours)
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """The sources that became a label, and its id."""
+        return {name: label for name, label in self.named.items() if label}
 
     def __call__(self, label_map: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
         """The label map (X, Y, Z), RAS+, with the new ids: uint8, or uint16 where an id is above 255."""
@@ -114,7 +117,13 @@ class Projection:
         return out
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Projection) and (self.anatomy.name, self.ids) == (other.anatomy.name, other.ids)
+        # By the tables too: a source that was sent to background has no id, and may be all that tells two maps apart.
+        return (
+            isinstance(other, Projection)
+            and (self.anatomy.name, self.ids) == (other.anatomy.name, other.ids)
+            and np.array_equal(self.organ_table, other.organ_table)
+            and np.array_equal(self.tumour_table, other.tumour_table)
+        )
 
 
 def _resolve(anatomy: Anatomy, label_map: LabelMap) -> dict[Source, int]:

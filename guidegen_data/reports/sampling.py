@@ -1,8 +1,9 @@
-"""Drawing Findings: by prevalence (weights in data/prevalence.yaml) or by coverage of the whole vocabulary."""
+"""Drawing Findings: by prevalence (weights in data/prevalence.yaml), of organs alone, or by coverage of everything."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from guidegen_data.reports.coverage import coverage_findings
 from guidegen_data.reports.findings import SEXES, Findings, Lesion
 from guidegen_data.reports.weights import packaged_weights, size_table
 
-Mode = Literal["prevalence", "coverage"]
+Mode = Literal["prevalence", "coverage", "organs"]
 T = TypeVar("T")
 
 
@@ -26,18 +27,30 @@ def sample_findings(
 ) -> Findings:
     """Valid findings, a function of the generator's state and `index` alone.
 
-    'prevalence' ignores the index and draws by the weights. 'coverage' gives every organ, site and size its share and
-    walks the other attributes so that every pair of values is met (see `coverage.py`).
+    'prevalence' ignores the index and draws by the weights. 'organs' draws the same and leaves out every lesion and
+    every organ said to be absent: a target volume takes the labels of the organs under it, and where "absent" was
+    learned from missing contours the organ still shows in the CT. 'coverage' gives every organ, site and size its share
+    and walks the other attributes so that every pair of values is met (see `coverage.py`).
     """
     weights = packaged_weights(anatomy) if weights is None else weights
     if mode == "coverage":
         return coverage_findings(rng, anatomy, index, weights)
-    if mode != "prevalence":
-        raise FindingsError(f"sampling must be 'prevalence' or 'coverage', got {mode!r}.")
+    if mode not in ("prevalence", "organs"):
+        raise FindingsError(f"sampling must be 'prevalence', 'coverage' or 'organs', got {mode!r}.")
+    findings = _by_prevalence(rng, anatomy, weights)
+    return _organs_alone(findings) if mode == "organs" else findings
+
+
+def _by_prevalence(rng: np.random.Generator, anatomy: Anatomy, weights: Mapping[str, Any]) -> Findings:
     region = _draw(rng, weights.get("region"), anatomy.regions)
     organs = _statuses(rng, anatomy, region, weights)
     lesions = _lesions(rng, anatomy, region, organs, weights, int(_draw(rng, weights.get("lesions"), (0, 1, 2, 3))))
     return _findings(rng, anatomy, region, organs, lesions, weights)
+
+
+def _organs_alone(findings: Findings) -> Findings:
+    there = {organ: status for organ, status in findings.organs.items() if status != "absent"}
+    return replace(findings, organs=there, lesions=())
 
 
 def _statuses(rng: np.random.Generator, anatomy: Anatomy, region: str, weights: Mapping[str, Any]) -> dict[str, str]:

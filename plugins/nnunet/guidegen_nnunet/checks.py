@@ -47,6 +47,24 @@ def refuse_missing_cases(wanted: set[str], present: set[str]) -> None:
         raise NnUNetError(f"{len(missing)} cases of the fold are not preprocessed, first {missing[0]}; plan again.")
 
 
+def refuse_cascade(is_cascaded: bool, configuration: str) -> None:
+    """NnUNetError for a configuration that needs the segmentations of a previous stage."""
+    if is_cascaded:
+        raise NnUNetError(
+            f"expected a configuration without a previous stage, got {configuration}: nnU-Net predicts that stage "
+            f"where it validates, and no synthetic case is validated on, so they have none; train 3d_fullres."
+        )
+
+
+def refuse_missing_fold(fold: int, splits_file: Path) -> None:
+    """NnUNetError for a fold that the file lacks, for which nnU-Net would draw at random from all cases."""
+    num_folds = len(read_json(splits_file))
+    if not 0 <= fold < num_folds:
+        raise NnUNetError(
+            f"expected a fold from 0 to {num_folds - 1} of {splits_file}, got {fold}; choose one of them."
+        )
+
+
 def count_kinds(identifiers: list[str]) -> dict[str, int]:
     """How many of the cases are real and how many synthetic, as it goes into log and checkpoint."""
     num_synthetic = sum(map(is_synthetic, identifiers))

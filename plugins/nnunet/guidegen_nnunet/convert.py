@@ -28,8 +28,9 @@ from guidegen_nnunet.folders import (
     write_json,
 )
 from guidegen_nnunet.labels import DatasetLabels, LabelMap, project
-from guidegen_nnunet.splits import real_folds, with_synthetic
+from guidegen_nnunet.splits import Folds, real_folds, with_synthetic
 
+_REAL_FILES = "real_files"
 _WRITABLE = (".nii.gz", ".nii")
 
 
@@ -62,17 +63,8 @@ def export(shards: str | Path, real: Path | None, dataset_id: int, name: str, la
         raise NnUNetError("a label map needs a real data set to map to; give --real, or leave --label-map out.")
     labels = dataset.dataset_json["labels"] if dataset else anatomy.ids
     projection = project(anatomy, labels, label_map)
-    record = {
-        "shards": {entry.name: entry.sha256 for entry in reader.entries},
-        "real_dataset": real.name if real else None,
-        # The trainer compares these with what it is about to train on.
-        "labels": labels,
-        "channel_names": CHANNELS,
-        "label_of_class": projection.mapped,
-        "dropped_classes": list(projection.projection.dropped),
-        "labels_never_synthetic": list(projection.never_synthetic),
-        "cases": synthetic,
-    }
+    folds = real_folds(dataset.real_ids, dataset.folder) if dataset else []
+    record = _record(reader, dataset, folds, projection, labels, synthetic)
     result = Export(folder, len(dataset.cases) if dataset else 0, len(synthetic), projection.notices())
     if folder.exists():
         _refuse_unless_same(folder, record)
@@ -84,10 +76,41 @@ def export(shards: str | Path, real: Path | None, dataset_id: int, name: str, la
     ending = dataset.file_ending if dataset else ".nii.gz"
     _write_synthetic(reader, partial, projection, codes, ending)
     if dataset:
-        write_json(with_synthetic(real_folds(dataset.real_ids, dataset.folder), sorted(synthetic)), partial / SPLITS)
+        write_json(with_synthetic(folds, sorted(synthetic)), partial / SPLITS)
     write_json(_dataset_json(dataset, labels, name, result), partial / "dataset.json")
     os.rename(partial, folder)
     return result
+
+
+def _record(
+    reader: ShardReader,
+    dataset: RawDataset | None,
+    folds: Folds,
+    projection: DatasetLabels,
+    labels: dict[str, Any],
+    synthetic: dict[str, dict[str, str]],
+) -> dict[str, Any]:
+    """What decides what an export writes: a folder with another record is another export."""
+    cases = dataset.cases if dataset else {}
+    return {
+        "shards": {entry.name: entry.sha256 for entry in reader.entries},
+        "real_dataset": dataset.folder.name if dataset else None,
+        _REAL_FILES: {identifier: [_state(file) for file in files] for identifier, files in cases.items()},
+        "real_folds": folds,
+        # The trainer compares these with what it is about to train on.
+        "labels": labels,
+        "channel_names": CHANNELS,
+        "label_of_class": projection.mapped,
+        "dropped_classes": list(projection.projection.dropped),
+        "labels_never_synthetic": list(projection.never_synthetic),
+        "cases": synthetic,
+    }
+
+
+def _state(file: Path) -> list[int]:
+    """Bytes and time of the last change in ns: to hash thousands of CTs at every export would take an hour."""
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _free_folder(dataset_id: int, name: str) -> Path:
@@ -120,10 +143,18 @@ def _new_ids(reader: ShardReader, dataset: RawDataset | None) -> dict[str, dict[
 
 
 def _refuse_unless_same(folder: Path, record: dict[str, Any]) -> None:
-    if not (folder / BOOKKEEPING).is_file() or read_json(folder / BOOKKEEPING) != record:
+    """NnUNetError unless the folder is what an export of this record left."""
+    before = read_json(folder / BOOKKEEPING) if (folder / BOOKKEEPING).is_file() else {}
+    if before and _REAL_FILES not in before:
         raise NnUNetError(
-            f"{folder} is there already and was not made from these shards, this real data set and this label map; "
-            f"choose another --id, or delete it first."
+            f"{folder} is there already, from a version that did not note the state of the real files, so nobody can "
+            f"tell whether it is of them as they are; train with it as it is, or delete it and export again."
+        )
+    if before != record:
+        other = ", ".join(name for name in record if before.get(name) != record[name]) if before else "everything"
+        raise NnUNetError(
+            f"{folder} is there already and was not made from these shards, this real data set as it is now and this "
+            f"label map (other: {other}); choose another --id, or delete it first."
         )
 
 

@@ -45,10 +45,20 @@ def root(variable: str) -> Path:
 
 
 def find_dataset(id_or_name: str, variable: str = "nnUNet_raw") -> Path:
-    """Folder of `DatasetXXX_Name`, or of the number XXX, under an nnU-Net root; NnUNetError when none or several."""
+    """Folder of `DatasetXXX_Name`, or of the number XXX, under an nnU-Net root; NnUNetError when none or several.
+
+    The path of such a folder is taken for its name.
+    """
     base = root(variable)
-    pattern = f"Dataset{int(id_or_name):03d}_*" if id_or_name.isdigit() else id_or_name
-    found = sorted(p for p in base.glob(pattern) if p.is_dir())
+    wanted = Path(id_or_name)
+    if wanted.name != id_or_name and wanted.parent.resolve() != base.resolve():
+        raise NnUNetError(
+            f"expected a data set in {variable} ({base}), got the path {id_or_name!r}; give its name or number, or set "
+            f"{variable} to the folder that it lies in."
+        )
+    number = wanted.name.isdecimal()
+    named = base.glob(f"Dataset{int(wanted.name):03d}_*") if number else [base / wanted.name]
+    found = sorted(folder for folder in named if folder.is_dir())
     if len(found) != 1:
         what = ", ".join(p.name for p in found) or "none"
         raise NnUNetError(

@@ -13,7 +13,7 @@ from guidegen_nnunet import checks
 from guidegen_nnunet.folders import SPLITS, NnUNetError, is_synthetic
 from guidegen_nnunet.fresh import FRESH, FreshCases, FreshSource, commonest_codes, load_fresh, model_anatomy
 from guidegen_nnunet.labels import parse_label_map, project
-from guidegen_nnunet.plan import STAMP, refuse_unless_planned_from_real
+from guidegen_nnunet.plan import STAMP
 from guidegen_nnunet.trainer import nnUNetTrainerGuideGen
 
 
@@ -33,8 +33,7 @@ class nnUNetTrainerGuideGenStream(nnUNetTrainerGuideGen):
     """Mixes in cases that a second process generates while this one trains; none of them is kept.
 
     Works on a data set of real cases alone (planned by nnU-Net or by us) and on a merged one, whose exported synthetic
-    cases it leaves aside. NnUNetError besides the reasons of nnUNetTrainerGuideGen: a cascade, whose fresh cases would
-    lack the first stage's segmentation, and a generation that fails.
+    cases it leaves aside. NnUNetError besides the reasons of nnUNetTrainerGuideGen: a generation that fails.
     """
 
     uses: ClassVar[tuple[str, ...]] = ("fraction", "model", "seed", "label_map", "num_kept")
@@ -86,16 +85,11 @@ class nnUNetTrainerGuideGenStream(nnUNetTrainerGuideGen):
 
     def _refuse_plans(self, num_real: int) -> None:
         if STAMP in self.plans_manager.plans or checks.read_record(self._preprocessed) is not None:
-            refuse_unless_planned_from_real(self.plans_manager.plans, self._preprocessed, num_real)
+            super()._refuse_plans(num_real)
         elif (counted := self.dataset_json["numTraining"]) != num_real:
             raise NnUNetError(
                 f"the plans count {counted} cases, but {num_real} real ones are preprocessed, so synthetic ones may be "
                 f"among them; plan the real data set alone, or use `guidegen nnunet plan`."
-            )
-        if self.is_cascaded:
-            raise NnUNetError(
-                f"expected a configuration without a previous stage, got {self.configuration_name}: fresh cases have "
-                f"no segmentation of that stage; train 3d_fullres, or export cases and use nnUNetTrainerGuideGen."
             )
 
     def _refuse_cases(self, counts: dict[str, int]) -> None:
@@ -110,7 +104,10 @@ class nnUNetTrainerGuideGenStream(nnUNetTrainerGuideGen):
     def _project(self) -> dict[str, int]:
         exported = checks.read_record(self._preprocessed)
         if exported is not None and not self.settings.label_map:
-            return dict(exported["label_of_class"])
+            # Versions before told what was dropped beside the label of each class alone.
+            lesion = model_anatomy(self.settings.model).lesion_class
+            dropped = {lesion: 0} if lesion in exported["dropped_classes"] else {}
+            return dropped | exported["label_of_class"]
         label_map = parse_label_map(self.settings.label_map) if self.settings.label_map else {}
         labels = project(model_anatomy(self.settings.model), self.dataset_json["labels"], label_map)
         for notice in labels.notices():

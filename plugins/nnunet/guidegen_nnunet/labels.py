@@ -12,6 +12,7 @@ import numpy as np
 
 from guidegen_data import Anatomy
 from guidegen_data.label_maps import PUBLIC, Projection, normalised, vocabulary
+from guidegen_data.label_maps.projection import Source
 from guidegen_nnunet.folders import NnUNetError, read_json
 
 LabelMap = Mapping[str, str | int | None]
@@ -20,15 +21,19 @@ _UNTAUGHT = ("background", "ignore")
 
 @dataclass(frozen=True)
 class DatasetLabels:
-    """Our label maps as labels of a data set, and the labels of it that no synthetic case has."""
+    """Our label maps as labels of a data set, and the labels of it that no synthetic case has, or only a part of.
+
+    `ignore` is the id that nnU-Net leaves out of its loss, where the data set has one.
+    """
 
     projection: Projection
     never_synthetic: tuple[str, ...]
+    ignore: int | None = None
 
     @property
     def mapped(self) -> dict[str, int]:
-        """Our name -> their id."""
-        return self.projection.ids
+        """Our name -> their id, 0 for what was dropped: as a label map it gives this projection again."""
+        return self.projection.named
 
     def __call__(self, label_map: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
         """Their label map (X, Y, Z) of ours, RAS+."""
@@ -37,20 +42,33 @@ class DatasetLabels:
     def notices(self) -> list[str]:
         """What the user must know before training: classes that are lost and labels that synthetic cases lack."""
         said = []
-        anatomy = self.projection.anatomy
         if self.projection.dropped:
             said.append(
                 f"synthetic classes without a label here become background: {', '.join(self.projection.dropped)}"
             )
-        tumours = {s.name for s in vocabulary(anatomy).values() if s.is_tumour}
-        if not tumours & set(self.mapped) and anatomy.lesion_class not in self.projection.dropped:
-            said.append(f"no label here is of a {anatomy.lesion_class}: each counts as the organ it grew in")
+        if about_lesions := self._about_lesions():
+            said.append(about_lesions)
         if self.never_synthetic:
             said.append(
-                f"labels that no synthetic case has: {', '.join(self.never_synthetic)}; where such a structure shows "
-                f"in a synthetic CT the network is taught background"
+                f"labels that no synthetic case has in full: {', '.join(self.never_synthetic)}; where such a structure "
+                f"shows in a synthetic CT the network is taught background"
             )
         return said
+
+    def _about_lesions(self) -> str | None:
+        """What becomes of lesions without a label of their own, and of the organs under them."""
+        anatomy, lesion = self.projection.anatomy, self.projection.anatomy.lesion_class
+        is_named = any(s.is_tumour and s.name in self.mapped for s in vocabulary(anatomy).values())
+        if anatomy.frame is None:
+            return None if is_named else f"no label here is of a {lesion}: each counts as the organ it grew in"
+        label = int(self.projection.tumour_table[0, anatomy.ids[anatomy.frame.host]])
+        if is_named and label not in (0, self.ignore):
+            return None
+        what = {0: "background", self.ignore: "'ignore'"}.get(label, anatomy.frame.host)
+        return (
+            f"a {lesion} takes the voxels of the organs under it, which show in the CT all the same: here they become "
+            f"{what}; train on cases without one, made by guidegen-shard --sampling organs"
+        )
 
 
 def parse_label_map(text: str) -> dict[str, str | int | None]:
@@ -82,8 +100,9 @@ def project(anatomy: Anatomy, labels: Mapping[str, Any], label_map: LabelMap) ->
     """Our classes onto `labels` of a dataset.json.
 
     A class (or side, or the tumours of an organ) goes where `label_map` says (None: nowhere), else to the label of the
-    same name. GuideGenError for a name that is not there, for two classes on one label unless both are named, and when
-    nothing is shared.
+    same name; target volumes, under which nobody knows what lies, to nnU-Net's `ignore`. GuideGenError for a name that
+    is not there, for a label of several ids where one is needed, for two classes on one label unless both are named,
+    and when nothing is shared.
     """
     targets = _targets(labels)
     known = vocabulary(anatomy)
@@ -94,16 +113,20 @@ def project(anatomy: Anatomy, labels: Mapping[str, Any], label_map: LabelMap) ->
         if name in targets and not any(source.overlaps(other) for other in taken):
             wanted[source.name] = targets[name]
             taken.append(source)
+    _refuse_regions(labels, {name: s for name, s in known.items() if not any(s.overlaps(other) for other in taken)})
     if not any(wanted.values()):
         raise NnUNetError(
             f"the synthetic cases share no label with the data set: classes {_quoted(anatomy.ids)}, labels "
             f"{_quoted(labels)}; say with --label-map which class becomes which label."
         )
-    projection = Projection.from_map(anatomy, wanted)
+    ignore = labels.get("ignore")
+    is_target = anatomy.frame is not None and not any(source.is_tumour for source in taken)
+    ignored = {anatomy.lesion_class: ignore} if is_target and ignore is not None else {}
+    projection = Projection.from_map(anatomy, wanted | ignored)
     _refuse_collisions(wanted, {normalised(n) for n in explicit}, labels)
     reached = set(projection.ids.values())
-    never = tuple(n for n, v in labels.items() if n not in _UNTAUGHT and not reached & set(_ids(v)))
-    return DatasetLabels(projection, never)
+    never = tuple(n for n, v in labels.items() if n not in _UNTAUGHT and not set(_ids(v)) <= reached)
+    return DatasetLabels(projection, never, ignore)
 
 
 def _quoted(names: Mapping[str, Any]) -> str:
@@ -122,6 +145,16 @@ def _targets(labels: Mapping[str, Any]) -> dict[str, int]:
         raise NnUNetError(f"labels {double} of the data set differ in case or spaces only; rename one of them.")
     targets = {normalised(n): _ids(v)[0] for n, v in labels.items() if len(_ids(v)) == 1}
     return targets | {str(i): i for v in labels.values() for i in _ids(v)}
+
+
+def _refuse_regions(labels: Mapping[str, Any], untold: Mapping[str, Source]) -> None:
+    """NnUNetError when a class without a label has the name of a region, which would become background unseen."""
+    for label, value in labels.items():
+        if len(_ids(value)) > 1 and (source := untold.get(normalised(label))):
+            raise NnUNetError(
+                f"label {label!r} of the data set is a region of the ids {_ids(value)}, and which of them our class "
+                f"{source.name!r} is, nobody told; say which id, such as --label-map '{source.name}={_ids(value)[0]}'."
+            )
 
 
 def _resolve(label: str | int | None, targets: Mapping[str, int], name: str) -> int:

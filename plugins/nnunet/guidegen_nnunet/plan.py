@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,18 @@ from guidegen_nnunet.folders import (
 from guidegen_nnunet.splits import read_folds
 
 STAMP = "guidegen"
+# Data identifier -> sha256 of the record of its export; not in the stamp, since several plans may share one's data.
+_PREPROCESSED = "guidegen_preprocessed.json"
+_RAW = "nnUNet_raw"
 _FINGERPRINT = "dataset_fingerprint.json"
 
 
 def plan(id_or_name: str, configurations: list[str], planner_name: str, num_processes: int) -> Path:
     """Plans a merged data set as nnU-Net would plan its real cases alone, preprocesses all; returns the plans file.
 
-    The plans carry a stamp by which the trainer knows them. NnUNetError when the data set was not exported with real
-    cases, its folds were changed, or nnU-Net finds it broken.
+    The plans carry a stamp by which the trainer knows them, and beside what was preprocessed stands of which export it
+    is. NnUNetError when the data set was not exported with real cases, its folds were changed, or nnU-Net finds it
+    broken.
     """
     dataset = read_raw_dataset(find_dataset(id_or_name))
     if not (dataset.folder / BOOKKEEPING).is_file() or not dataset.real_ids:
@@ -41,6 +45,7 @@ def plan(id_or_name: str, configurations: list[str], planner_name: str, num_proc
         )
     preprocessed = root("nnUNet_preprocessed") / dataset.folder.name
     preprocessed.mkdir(parents=True, exist_ok=True)
+    exported = _sha256(dataset.folder / BOOKKEEPING)
     _install_folds(dataset.folder / SPLITS, preprocessed / SPLITS)
     with _threads_for_planning():
         _verify(dataset, num_processes)
@@ -51,14 +56,20 @@ def plan(id_or_name: str, configurations: list[str], planner_name: str, num_proc
     absent = sorted(set(configurations) - plans["configurations"].keys())
     if absent:
         raise NnUNetError(f"nnU-Net planned {', '.join(plans['configurations'])}, not {absent}; ask for one of those.")
+    identifiers = _data_identifiers(plans)
+    before = _noted_exports(preprocessed, identifiers.values())
     _preprocess(dataset, plans_file.stem, configurations, num_processes)
     shutil.copyfile(dataset.folder / BOOKKEEPING, preprocessed / BOOKKEEPING)
+    write_json(before | {identifiers[name]: exported for name in configurations}, preprocessed / _PREPROCESSED)
     write_json({**plans, STAMP: stamp}, plans_file)
     return plans_file
 
 
-def refuse_unless_planned_from_real(plans: dict[str, Any], preprocessed: Path, num_real: int) -> None:
-    """NnUNetError unless `guidegen nnunet plan` made these plans and the fingerprint beside them, from real cases."""
+def refuse_unless_planned_from_real(
+    plans: dict[str, Any], preprocessed: Path, num_real: int, data_identifier: str
+) -> None:
+    """NnUNetError unless `guidegen nnunet plan` made these plans and the fingerprint beside them, from real cases, and
+    what was preprocessed is of the export that lies there now."""
     stamp = plans.get(STAMP)
     again = "run `guidegen nnunet plan` on this data set"
     if not stamp:
@@ -73,6 +84,37 @@ def refuse_unless_planned_from_real(plans: dict[str, Any], preprocessed: Path, n
         raise NnUNetError(
             f"the plans were made from {stamp['num_real_cases']} real cases, but {num_real} are preprocessed; {again}."
         )
+    planned = _sha256(preprocessed / BOOKKEEPING)
+    known = noted_export(preprocessed, data_identifier) or planned
+    # The raw data set may have stayed on another machine.
+    raw = Path(os.environ.get(_RAW, "")) / preprocessed.name / BOOKKEEPING
+    if known != planned or (raw.is_file() and known != _sha256(raw)):
+        raise NnUNetError(
+            f"{preprocessed.name} was exported again after {data_identifier} was preprocessed, so labels there may be "
+            f"old; {again}, with -c and this configuration."
+        )
+
+
+def noted_export(preprocessed: Path, data_identifier: str) -> str | None:
+    """sha256 of the record of the export that data was preprocessed from; None where `plan` did not note it."""
+    file = preprocessed / _PREPROCESSED
+    return read_json(file).get(data_identifier) if file.is_file() else None
+
+
+def _data_identifiers(plans: dict[str, Any]) -> dict[str, str]:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(plans)
+    return {name: manager.get_configuration(name).data_identifier for name in plans["configurations"]}
+
+
+def _noted_exports(preprocessed: Path, data_identifiers: Iterable[str]) -> dict[str, str]:
+    """Data identifier -> sha256 of the record of its export, for all that is preprocessed already."""
+    if (preprocessed / _PREPROCESSED).is_file():
+        return read_json(preprocessed / _PREPROCESSED)
+    # A version before noted the last export that was planned alone.
+    last = _sha256(preprocessed / BOOKKEEPING)
+    return {identifier: last for identifier in data_identifiers if (preprocessed / identifier).is_dir()}
 
 
 def _sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from guidegen_nnunet import checks
 from guidegen_nnunet.folders import SPLITS, NnUNetError, is_synthetic
-from guidegen_nnunet.plan import refuse_unless_planned_from_real
+from guidegen_nnunet.plan import noted_export, refuse_unless_planned_from_real
 from guidegen_nnunet.settings import PREFIX, Settings
 from guidegen_nnunet.splits import refuse_synthetic_validation
 
@@ -54,9 +54,10 @@ def _mixed_loaders() -> Iterator[None]:
 class nnUNetTrainerGuideGen(nnUNetTrainer):
     """The baseline in everything (schedule, augmentation, network, loss) but where a training patch comes from.
 
-    Refuses (NnUNetError) before the first step: synthetic cases in validation, plans or fingerprint not made from the
-    real cases alone, labels or channels that do not match, no synthetic case to draw, a longer schedule than the
-    baseline's, a resumed training with other settings.
+    Refuses (NnUNetError) before the first step: a cascade, synthetic cases in validation, a fold that is not there,
+    plans or fingerprint not made from the real cases alone, data preprocessed from an export before, labels or channels
+    that do not match, no synthetic case to draw, a longer schedule than the baseline's, a resumed training with other
+    settings.
     """
 
     #: Settings that this trainer acts on.
@@ -103,6 +104,7 @@ class nnUNetTrainerGuideGen(nnUNetTrainer):
 
     def _check(self) -> dict[str, Any]:
         """The settings and the cases they act on, as they go into the log and the checkpoint."""
+        checks.refuse_cascade(self.is_cascaded, self.configuration_name)
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
@@ -125,7 +127,13 @@ class nnUNetTrainerGuideGen(nnUNetTrainer):
         return Path(self.preprocessed_dataset_folder_base)
 
     def _refuse_plans(self, num_real: int) -> None:
-        refuse_unless_planned_from_real(self.plans_manager.plans, self._preprocessed, num_real)
+        data = self.configuration_manager.data_identifier
+        refuse_unless_planned_from_real(self.plans_manager.plans, self._preprocessed, num_real, data)
+        if noted_export(self._preprocessed, data) is None:
+            self.print_to_log_file(
+                f"GuideGen: nobody noted which export {data} was preprocessed from (nnU-Net's own command did it, or a "
+                f"version before); if the data set was exported again since, preprocess it again"
+            )
 
     def _refuse_cases(self, counts: dict[str, int]) -> None:
         if not counts["num_real"] or not counts["num_synthetic"]:
@@ -142,6 +150,8 @@ class nnUNetTrainerGuideGen(nnUNetTrainer):
             raise NnUNetError(
                 f"expected {splits_file}, but there is none; run `guidegen nnunet plan` on this data set."
             )
+        if self.fold != "all":
+            checks.refuse_missing_fold(self.fold, splits_file)
         tr_keys, val_keys = super().do_split()
         if self.fold == "all":
             val_keys = [i for i in val_keys if not is_synthetic(i)]
