@@ -18,7 +18,7 @@ import numpy as np
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import SourceError
 from guidegen_data.sources.bases import read_classes
-from guidegen_data.sources.volumes import Volume, read_ct, read_pair, read_volume
+from guidegen_data.sources.volumes import Volume, check_same_grid, read_ct, read_pair, read_volume
 
 #: Folder names -> split, in lower case.
 SPLITS = {
@@ -144,7 +144,7 @@ def find_nnunet(src: Path) -> tuple[list[SourceCase], dict[int, str]]:
 def read_labelled(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> Labelled:
     """One case with its labels mapped by name; masks are drawn over the label file, the lesion class last.
 
-    SourceError when a grid differs, an id has no name, or nothing of the case is in the anatomy.
+    SourceError when a grid or its place differs, an id has no name, or nothing of the case is in the anatomy.
     """
     unmapped: list[str] = []
     if case.label is not None:
@@ -161,8 +161,7 @@ def read_labelled(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> La
         if not value:
             continue
         mask = read_volume(path)
-        if mask.array.shape != ct.array.shape:
-            raise SourceError(f"{path.name} must share the grid of {case.ct.name}; resample the mask to the CT.")
+        check_same_grid(ct, mask, case.ct, path)
         labels[mask.array > 0] = value
     if not labels.any():
         raise SourceError(f"{case.name} holds no label of the {anatomy.name} table; see the class names it has.")
