@@ -22,15 +22,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "layout",
         choices=["nifti", "totalsegmentator", "nnunet", "openkbp"],
-        help="nifti: NAME_ct and NAME_label; totalsegmentator: CASE/ct and CASE/segmentations/CLASS; nnunet: a raw "
-        "DatasetNNN_NAME; openkbp: provided-data as downloaded",
+        help="nifti: NAME_ct, NAME_label and masks NAME_CLASS; totalsegmentator: CASE/ct and "
+        "CASE/segmentations/CLASS; nnunet: a raw DatasetNNN_NAME; openkbp: provided-data as downloaded",
     )
     parser.add_argument("src", type=Path, help="folder of the data set")
     parser.add_argument("out", type=Path, help="folder for the training cases")
     parser.add_argument(
         "--anatomy", help="label table: torso, head-neck or a YAML file (default: torso; openkbp: head-neck)"
     )
-    parser.add_argument("--classes", type=Path, help="nifti: JSON file of label id to class name")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        help="nifti: JSON file of label id to class name (default: the folder's one *classes.json)",
+    )
     parser.add_argument(
         "--map", nargs="*", default=[], metavar="SOURCE=CLASS", help="source class names to take as ours"
     )

@@ -1,7 +1,8 @@
 """`guidegen prepare` for data sets with many patients: every case as it is, mildly warped copies, a patient-wise split.
 
 The prepared folder holds `train/` and `validation/` with one compressed array file a case, `split.csv`, `anatomy.yaml`,
-`cases/NAME.json` with what was measured of each case, and `refused.jsonl`. A case that is done is not done again.
+`cases/NAME.json` with what was measured of each case, `refused.jsonl`, and `left_over.txt` with the volumes that belong
+to no case. A case that is done is not done again.
 """
 
 from __future__ import annotations
@@ -73,10 +74,11 @@ def prepare_real(
     An anatomy without usual places is measured on the training patients first. `only` takes so many patients from the
     start. Raises SourceError when `out` holds another set.
     """
-    cases, names = _listed(src, config, classes)
+    cases, names, left_over = _listed(src, config, classes)
     cases = layouts.split_by_patient(cases, config.validation_share, config.seed)[:only]
     _claim(out, config)
     _write_split(out, cases)
+    write_text(out / "left_over.txt", "".join(f"{path}\n" for path in left_over))
     with spread(workers) as run:
         kept = out / "anatomy.yaml"
         if not kept.exists():
@@ -96,17 +98,19 @@ def prepare_real(
     _write_refused(out)
 
 
-def _listed(src: Path, config: RealConfig, classes: Path | None) -> tuple[list[SourceCase], LabelNames]:
+def _listed(src: Path, config: RealConfig, classes: Path | None) -> tuple[list[SourceCase], LabelNames, list[str]]:
+    """The cases of a data set, the names of its labels, and the files that belong to no case."""
     ids: dict[int, str] | None = None
+    left_over: list[str] = []
     if config.layout == "nifti":
-        cases, ids = layouts.find_nifti(src), layouts.classes_file(src, classes)
+        (cases, left_over), ids = layouts.find_nifti(src), layouts.classes_file(src, classes)
     elif config.layout == "totalsegmentator":
         cases = layouts.find_totalsegmentator(src)
     elif config.layout == "nnunet":
         cases, ids = layouts.find_nnunet(src)
     else:
         cases = openkbp.find_openkbp(src)
-    return cases, LabelNames(ids, config.renamed)
+    return cases, LabelNames(ids, config.renamed), left_over
 
 
 def _read(layout: str, case: SourceCase, anatomy: Anatomy, names: LabelNames) -> Labelled:

@@ -29,6 +29,11 @@ class Volume:
     affine: np.ndarray | None = None
 
 
+def nifti_stem(path: Path) -> str:
+    """A NIfTI file's name without `.nii` or `.nii.gz`; dots before that are the name's own."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
 def read_volume(path: str | Path) -> Volume:
     """A 3-D NIfTI reoriented to RAS+. Raises SourceError for a file that is missing, truncated or not 3-D."""
     try:
