@@ -45,7 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--validation-share", type=float, help="of the patients, where no split is given (default 0.15)"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
-    parser.add_argument("--only", type=int, metavar="N", help="the first N cases of the data set")
+    parser.add_argument(
+        "--only",
+        type=int,
+        metavar="N",
+        help="the first N cases of the data set; a table measured on them is not taken for more",
+    )
     parser.add_argument("--num", type=int, help="nifti: deform the volumes into so many cases of the torso")
     parser.add_argument(
         "--phantoms", type=int, default=0, metavar="N", help="with --num: so many procedural torsos as well"

@@ -7,10 +7,9 @@ to no case. A case that is done is not done again.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from guidegen_data.anatomy import Anatomy
-from guidegen_data.anatomy_files import read_anatomy, write_anatomy
+from guidegen_data.anatomy_files import anatomy_text, read_anatomy
 from guidegen_data.errors import FindingsError, GuideGenError, ReportError, SourceError
 from guidegen_data.reports.abstraction import abstract_report
 from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.templates import library_for
 from guidegen_data.sources import layouts, openkbp, population
 from guidegen_data.sources.augment import TrainingCase
+from guidegen_data.sources.claim import claim, note_measured
 from guidegen_data.sources.describe import body_area_cm2, describe
 from guidegen_data.sources.layouts import Labelled, LabelNames, SourceCase
 from guidegen_data.sources.placing import Jitter, Placed, centre_of, clean, place
@@ -60,6 +60,10 @@ class Done:
     refused: str
 
 
+#: A stage of the work, how many cases it has, and the one that is done now.
+Progress = tuple[str, int, Done | None]
+
+
 def prepare_real(
     src: Path,
     out: Path,
@@ -68,7 +72,7 @@ def prepare_real(
     classes: Path | None = None,
     workers: int = 1,
     only: int | None = None,
-) -> Iterator[tuple[str, int, Done | None]]:
+) -> Iterator[Progress]:
     """Yields (stage, number of its cases, what was done now) after every case; stages are 'surveying', 'preparing'.
 
     An anatomy without usual places is measured on the training patients first. `only` takes so many patients from the
@@ -76,26 +80,32 @@ def prepare_real(
     """
     cases, names, left_over = _listed(src, config, classes)
     cases = layouts.split_by_patient(cases, config.validation_share, config.seed)[:only]
-    _claim(out, config)
-    _write_split(out, cases)
+    claim(out, asdict(config), cases)
     write_text(out / "left_over.txt", "".join(f"{path}\n" for path in left_over))
     with spread(workers) as run:
-        kept = out / "anatomy.yaml"
-        if not kept.exists():
-            if not anatomy.layout_mm:
-                surveys = []
-                training = [c for c in cases if c.split == "train"]
-                for measured in run(partial(_survey, config.layout, anatomy, names), training):
-                    surveys += [measured] if measured is not None else []
-                    yield "surveying", len(training), None
-                anatomy = _measured(anatomy, surveys)
-            write_anatomy(anatomy, kept)
-        anatomy = read_anatomy(kept)
+        survey = partial(_survey, config.layout, anatomy, names)
+        anatomy = yield from _table(out, anatomy, partial(run, survey), [c for c in cases if c.split == "train"])
         work = _numbered(cases, config.augment)
-        one = partial(_prepare_one, out, config, kept, names)
-        for done in run(one, work):
+        for done in run(partial(_prepare_one, out, config, names), work):
             yield "preparing", len(work), done
     _write_refused(out)
+
+
+def _table(
+    out: Path, anatomy: Anatomy, surveyed: Callable[..., Iterator[Any]], training: Sequence[SourceCase]
+) -> Generator[Progress, None, Anatomy]:
+    """The folder's label table, measured on the training cases where it tells no usual places; kept from then on."""
+    kept = out / "anatomy.yaml"
+    if not kept.exists():
+        if not anatomy.layout_mm:
+            surveys = []
+            for measured in surveyed(training):
+                surveys += [measured] if measured is not None else []
+                yield "surveying", len(training), None
+            anatomy = _measured(anatomy, surveys)
+            note_measured(out, len(training))
+        write_text(kept, anatomy_text(anatomy))
+    return read_anatomy(kept)
 
 
 def _listed(src: Path, config: RealConfig, classes: Path | None) -> tuple[list[SourceCase], LabelNames, list[str]]:
@@ -145,15 +155,13 @@ def _numbered(cases: Sequence[SourceCase], augment: int) -> list[tuple[SourceCas
     return work
 
 
-def _prepare_one(
-    out: Path, config: RealConfig, anatomy_path: Path, names: LabelNames, work: tuple[SourceCase, int, int]
-) -> Done:
+def _prepare_one(out: Path, config: RealConfig, names: LabelNames, work: tuple[SourceCase, int, int]) -> Done:
     """Makes the files of one case that are missing, then the note that it is done."""
     case, first, count = work
     note = out / "cases" / f"{case.name}.json"
     if note.exists():
         return Done(case.name, case.split, json.loads(note.read_text()).get("refused", ""))
-    anatomy = read_anatomy(anatomy_path)
+    anatomy = read_anatomy(out / "anatomy.yaml")
     about: dict[str, Any] = {"name": case.name, "patient": case.patient, "split": case.split, "refused": ""}
     try:
         labelled = _read(config.layout, case, anatomy, names)
@@ -205,26 +213,6 @@ def _facts(labelled: Labelled, anatomy: Anatomy) -> dict[str, Any]:
         "unmapped": list(labelled.unmapped),
         "num_cleared": labelled.num_cleared,
     }
-
-
-def _claim(out: Path, config: RealConfig) -> None:
-    path, wanted = out / "prepared.json", asdict(config)
-    if path.exists():
-        if json.loads(path.read_text()) != wanted:
-            raise SourceError(f"{out} holds cases of another configuration ({path.name}); choose another folder.")
-        return
-    if out.exists() and any(out.iterdir()):
-        raise SourceError(f"{out} is not empty and holds no prepared cases; choose another folder.")
-    for folder in ("train", "validation", "cases"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(wanted, indent=1))
-
-
-def _write_split(out: Path, cases: Sequence[SourceCase]) -> None:
-    with open(out / "split.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["case", "patient", "split"])
-        writer.writerows([c.name, c.patient, c.split] for c in cases)
 
 
 def read_notes(out: Path) -> list[dict[str, Any]]:
