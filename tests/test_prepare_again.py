@@ -1,13 +1,14 @@
-"""`guidegen prepare` run again: on a data set that changed, with more cases."""
+"""`guidegen prepare` run again: on a data set that changed, with more cases, after a file was deleted or mended."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 from little_patients import patient, save, write_nifti
-from test_prepare import command, contents, notes
+from test_prepare import cases_of, command, contents, notes
 
 from guidegen_data.cli.main import main
+from guidegen_data.sources.prepared import case_paths
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,34 @@ def test_a_table_measured_on_a_few_is_not_taken_for_all(source, tmp_path, capsys
     assert main(command("nifti", source, out, "--only", "3")) == 0
     assert main(command("nifti", source, tmp_path / "all", anatomy=out / "anatomy.yaml")) == 0
     assert (tmp_path / "all" / "anatomy.yaml").read_bytes() == (out / "anatomy.yaml").read_bytes()
+
+
+def test_a_file_that_was_deleted_is_made_again(source, prepared, table, tmp_path) -> None:
+    out = copied(prepared, tmp_path / "out")
+    paths = case_paths(out / "train")
+    assert len(paths) == 8
+    paths[1].unlink()
+    paths[4].unlink()
+    assert main(twice(source, out, table)) == 0
+    assert contents(out) == contents(prepared)
+
+
+def test_a_refused_case_whose_files_were_mended_is_taken(source, prepared, table, tmp_path) -> None:
+    src, out = copied(source, tmp_path / "src"), tmp_path / "out"
+    whole = (src / "train" / "p1_ct.nii.gz").read_bytes()
+    (src / "train" / "p1_ct.nii.gz").write_bytes(whole[:999])
+    assert main(twice(src, out, table)) == 0
+    assert "p1" in (out / "refused.jsonl").read_text()
+    (src / "train" / "p1_ct.nii.gz").write_bytes(whole)
+    assert main(twice(src, out, table)) == 0
+    assert contents(out) == contents(prepared)
+
+
+def test_a_refused_case_leaves_no_file_behind(source, prepared, table, tmp_path) -> None:
+    src, out = copied(source, tmp_path / "src"), copied(prepared, tmp_path / "out")
+    assert "p1" in cases_of(out)
+    case_paths(out / "train")[2].unlink()  # the first of the second patient
+    (src / "train" / "p1_ct.nii.gz").write_bytes(b"broken")
+    assert main(twice(src, out, table)) == 0
+    assert notes(out)["p1"]["refused"]
+    assert sorted(cases_of(out)) == ["p0", "p2", "p3", "p4"]

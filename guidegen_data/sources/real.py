@@ -2,7 +2,7 @@
 
 The prepared folder holds `train/` and `validation/` with one compressed array file a case, `split.csv`, `anatomy.yaml`,
 `cases/NAME.json` with what was measured of each case, `refused.jsonl`, and `left_over.txt` with the volumes that belong
-to no case. A case that is done is not done again.
+to no case. A case that is done is not done again, unless a file of it is gone; one that was refused is tried again.
 """
 
 from __future__ import annotations
@@ -156,26 +156,32 @@ def _numbered(cases: Sequence[SourceCase], augment: int) -> list[tuple[SourceCas
 
 
 def _prepare_one(out: Path, config: RealConfig, names: LabelNames, work: tuple[SourceCase, int, int]) -> Done:
-    """Makes the files of one case that are missing, then the note that it is done."""
+    """Makes the files of one case, then the note that it is done; nothing where all of these are there.
+
+    A refused case has no files: it is tried again, and what it had before its source broke nobody vouches for.
+    """
     case, first, count = work
     note = out / "cases" / f"{case.name}.json"
-    if note.exists():
-        return Done(case.name, case.split, json.loads(note.read_text()).get("refused", ""))
+    files = [case_path(out / case.split, first + copy) for copy in range(count)]
+    if note.exists() and all(path.exists() for path in files):
+        return Done(case.name, case.split, "")
     anatomy = read_anatomy(out / "anatomy.yaml")
     about: dict[str, Any] = {"name": case.name, "patient": case.patient, "split": case.split, "refused": ""}
     try:
-        labelled = _read(config.layout, case, anatomy, names)
-        about |= _facts(labelled, anatomy)
-        for copy in range(count):
+        source = _read(config.layout, case, anatomy, names)
+        about |= _facts(source, anatomy)
+        for copy, path in enumerate(files):
             rng = np.random.default_rng([config.seed, first + copy, len(case.split)])
-            placed = place(labelled, anatomy, rng, Jitter()) if copy else place(labelled, anatomy)
+            placed = place(source, anatomy, rng, Jitter()) if copy else place(source, anatomy)
             made, report = _described(placed, case, anatomy, rng)
-            save_case(case_path(out / case.split, first + copy), made, report)
+            save_case(path, made, report)
             if not copy:
                 about |= {"findings": made.findings.to_dict(), "report_read": "report" in case.told}
                 about["area_cm2"] = round(body_area_cm2(placed.ct_hu, anatomy.spacing_mm), 1)
     except GuideGenError as error:
         about["refused"] = str(error)
+        for path in files:
+            path.unlink(missing_ok=True)
     write_text(note, json.dumps(about, indent=1))
     return Done(case.name, case.split, about["refused"])
 
