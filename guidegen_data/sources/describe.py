@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from guidegen_data.anatomy import HABITUS, Anatomy, FindingOrgan
+from guidegen_data.errors import FindingsError
 from guidegen_data.habitus import habitus_of
 from guidegen_data.lesion_contrast import attenuation
 from guidegen_data.lesions import find_lesions
@@ -26,10 +27,16 @@ def describe(
     """Findings of a case on the anatomy's grid; what the data set tells of the patient comes before what is measured.
 
     Graded are organs that the field does not cut; `absent` needs the organ's place to lie inside the scan.
+    FindingsError for a region that the table does not have.
     """
     told = told or {}
     spacing = anatomy.spacing_mm
     region = told.get("region") or region_of(ct_hu, label_map, anatomy)
+    if region not in anatomy.region_organs:
+        raise FindingsError(
+            f"region must be one that the {anatomy.name} table has, got {region!r}; name one of "
+            f"{', '.join(anatomy.region_organs)}."
+        )
     organs = {}
     for organ in anatomy.organs:
         if len(organ.statuses) > 1 and organ.name in anatomy.region_organs[region]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -190,22 +190,29 @@ def _described(
     placed: Placed, case: SourceCase, anatomy: Anatomy, rng: np.random.Generator
 ) -> tuple[TrainingCase, str]:
     """The training case and its report: the user's own, read by the abstraction, or one written of what is measured."""
-    measured = describe(placed.ct_hu, placed.label_map, anatomy, {k: v for k, v in case.told.items() if k != "report"})
+    told = {k: v for k, v in case.told.items() if k != "report"}
+    measured = describe(placed.ct_hu, placed.label_map, anatomy, told)
     report, findings = case.told.get("report", ""), measured
     if report:
-        findings = _read_report(report, measured, anatomy)
+        findings = _read_report(report, measured, told.get("region", ""), anatomy)
     else:
         report = library_for(anatomy.name).render(measured, rng)
     return TrainingCase(placed.label_map, placed.ct_hu, findings, case.name), report
 
 
-def _read_report(report: str, measured: Findings, anatomy: Anatomy) -> Findings:
-    """What a report says; what is measured where it cannot be read. Habitus is measured where it is silent."""
+def _read_report(report: str, measured: Findings, region: str, anatomy: Anatomy) -> Findings:
+    """What a report says, and what is measured or told where it is silent or cannot be read.
+
+    A `region` that is told is the file's, and a report may speak of more: lesions outside of it are not in the CT.
+    """
     try:
         said = abstract_report(report, anatomy).findings
     except (ReportError, FindingsError):
         return measured
-    return Findings.from_dict(said.to_dict() | ({} if said.habitus else {"habitus": measured.habitus}))
+    silent = [k for k in ("phase", "sex", "age_decade", "habitus") if getattr(said, k) in ("", None)]
+    region = region or said.region
+    shown = tuple(x for x in said.lesions if x.organ in anatomy.region_organs[region])
+    return replace(said, region=region, lesions=shown, **{k: getattr(measured, k) for k in silent})
 
 
 def _facts(labelled: Labelled, anatomy: Anatomy) -> dict[str, Any]:
