@@ -17,7 +17,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Brings every CT and its labels into the model's field (RAS+, resampled, cropped about the organs), measures "
         "the findings and writes reports from them, splits by patient, and tells what was refused. With --num, a "
-        "handful of volumes is deformed into many cases instead. Running the same command again makes what is missing."
+        "handful of volumes is deformed into many cases instead. Running the same command again makes what is missing "
+        "and tries again what was refused."
     )
     parser.add_argument(
         "layout",

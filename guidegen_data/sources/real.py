@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from guidegen_data.sources import layouts, openkbp, population
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.claim import claim, note_measured
 from guidegen_data.sources.describe import body_area_cm2, describe
+from guidegen_data.sources.labelling import organs_named, organs_of_ids, own_ids
 from guidegen_data.sources.layouts import Labelled, LabelNames, SourceCase
 from guidegen_data.sources.placing import Jitter, Placed, centre_of, clean, place
 from guidegen_data.sources.prepared import case_path, save_case, write_text
@@ -73,20 +74,22 @@ def prepare_real(
     workers: int = 1,
     only: int | None = None,
 ) -> Iterator[Progress]:
-    """Yields (stage, number of its cases, what was done now) after every case; stages are 'surveying', 'preparing'.
+    """Yields after every case of a stage: 'surveying', 'reading labels', 'preparing'.
 
-    An anatomy without usual places is measured on the training patients first. `only` takes so many patients from the
-    start. Raises SourceError when `out` holds another set.
+    An anatomy without usual places is measured on the training patients first, and where labels have no names it is
+    seen which are in use. `only` takes so many patients from the start. SourceError when `out` holds another set.
     """
-    cases, names, left_over = _listed(src, config, classes)
-    cases = layouts.split_by_patient(cases, config.validation_share, config.seed)[:only]
+    listed, names, left_over = _listed(src, config, classes)
+    listed = layouts.split_by_patient(listed, config.validation_share, config.seed)
+    cases = listed[:only]
     claim(out, asdict(config), cases)
     write_text(out / "left_over.txt", "".join(f"{path}\n" for path in left_over))
     with spread(workers) as run:
         survey = partial(_survey, config.layout, anatomy, names)
         anatomy = yield from _table(out, anatomy, partial(run, survey), [c for c in cases if c.split == "train"])
+        labelled = yield from _labelled(listed, cases, config.layout, names, anatomy, run)
         work = _numbered(cases, config.augment)
-        for done in run(partial(_prepare_one, out, config, names), work):
+        for done in run(partial(_prepare_one, out, config, names, labelled), work):
             yield "preparing", len(work), done
     _write_refused(out)
 
@@ -106,6 +109,26 @@ def _table(
             note_measured(out, len(training))
         write_text(kept, anatomy_text(anatomy))
     return read_anatomy(kept)
+
+
+def _labelled(
+    listed: Sequence[SourceCase],
+    cases: Sequence[SourceCase],
+    layout: str,
+    names: LabelNames,
+    anatomy: Anatomy,
+    run: Callable[..., Iterator[Any]],
+) -> Generator[Progress, None, set[str]]:
+    """Report names of the organs whose absence a label map tells of: those that the data set labels at all."""
+    if layout == "openkbp":  # its planners had one list of structures: what they left out is what "absent" means there
+        return set(anatomy.organ)
+    named = organs_named(listed, names, anatomy)
+    unnamed = [c for c in cases if c.label and names.ids is None]
+    seen: set[int] = set()
+    for ids in run(own_ids, unnamed):
+        seen |= ids
+        yield "reading labels", len(unnamed), None
+    return named | organs_of_ids(seen, anatomy)
 
 
 def _listed(src: Path, config: RealConfig, classes: Path | None) -> tuple[list[SourceCase], LabelNames, list[str]]:
@@ -155,7 +178,9 @@ def _numbered(cases: Sequence[SourceCase], augment: int) -> list[tuple[SourceCas
     return work
 
 
-def _prepare_one(out: Path, config: RealConfig, names: LabelNames, work: tuple[SourceCase, int, int]) -> Done:
+def _prepare_one(
+    out: Path, config: RealConfig, names: LabelNames, labelled: Collection[str], work: tuple[SourceCase, int, int]
+) -> Done:
     """Makes the files of one case, then the note that it is done; nothing where all of these are there.
 
     A refused case has no files: it is tried again, and what it had before its source broke nobody vouches for.
@@ -173,7 +198,7 @@ def _prepare_one(out: Path, config: RealConfig, names: LabelNames, work: tuple[S
         for copy, path in enumerate(files):
             rng = np.random.default_rng([config.seed, first + copy, len(case.split)])
             placed = place(source, anatomy, rng, Jitter()) if copy else place(source, anatomy)
-            made, report = _described(placed, case, anatomy, rng)
+            made, report = _described(placed, case, anatomy, labelled, rng)
             save_case(path, made, report)
             if not copy:
                 about |= {"findings": made.findings.to_dict(), "report_read": "report" in case.told}
@@ -187,11 +212,11 @@ def _prepare_one(out: Path, config: RealConfig, names: LabelNames, work: tuple[S
 
 
 def _described(
-    placed: Placed, case: SourceCase, anatomy: Anatomy, rng: np.random.Generator
+    placed: Placed, case: SourceCase, anatomy: Anatomy, labelled: Collection[str], rng: np.random.Generator
 ) -> tuple[TrainingCase, str]:
     """The training case and its report: the user's own, read by the abstraction, or one written of what is measured."""
     told = {k: v for k, v in case.told.items() if k != "report"}
-    measured = describe(placed.ct_hu, placed.label_map, anatomy, told)
+    measured = describe(placed.ct_hu, placed.label_map, anatomy, told, labelled)
     report, findings = case.told.get("report", ""), measured
     if report:
         findings = _read_report(report, measured, told.get("region", ""), anatomy)
