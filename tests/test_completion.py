@@ -104,6 +104,20 @@ def test_killed_half_way_and_run_again_gives_the_same_cases(prepared, completed,
     assert (out / "completed.jsonl").read_text() == "".join(lines)
 
 
+def test_a_deleted_file_is_made_again_and_counted_once(prepared, completed, tmp_path) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(completed, out)
+    lines = (out / "completed.jsonl").read_text().splitlines(keepends=True)
+    gone = next(k for k, line in enumerate(lines) if json.loads(line)["drawn_ml"])
+    path = out / json.loads(lines[gone])["file"]
+    before = path.read_bytes()
+    path.unlink()
+    assert main(words(prepared, out)) == 0
+    assert path.read_bytes() == before
+    assert sorted((out / "completed.jsonl").read_text().splitlines(keepends=True)) == sorted(lines)
+    assert (out / "completed.json").read_text() == (completed / "completed.json").read_text()
+
+
 def test_completed_cases_train_a_stage_and_the_card_tells_of_it(completed, tmp_path) -> None:
     run = ["train", "masks", str(completed), str(tmp_path / "run"), "--recipe", "tiny", "--num-steps", "1"]
     assert main([*run, "--device", "cpu", "--validate-every", "0"]) == 0

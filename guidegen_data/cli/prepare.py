@@ -17,20 +17,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Brings every CT and its labels into the model's field (RAS+, resampled, cropped about the organs), measures "
         "the findings and writes reports from them, splits by patient, and tells what was refused. With --num, a "
-        "handful of volumes is deformed into many cases instead. Running the same command again makes what is missing."
+        "handful of volumes is deformed into many cases instead. Running the same command again makes what is missing "
+        "and tries again what was refused."
     )
     parser.add_argument(
         "layout",
         choices=["nifti", "totalsegmentator", "nnunet", "openkbp"],
-        help="nifti: NAME_ct and NAME_label; totalsegmentator: CASE/ct and CASE/segmentations/CLASS; nnunet: a raw "
-        "DatasetNNN_NAME; openkbp: provided-data as downloaded",
+        help="nifti: NAME_ct, NAME_label and masks NAME_CLASS; totalsegmentator: CASE/ct and "
+        "CASE/segmentations/CLASS; nnunet: a raw DatasetNNN_NAME; openkbp: provided-data as downloaded",
     )
     parser.add_argument("src", type=Path, help="folder of the data set")
     parser.add_argument("out", type=Path, help="folder for the training cases")
     parser.add_argument(
         "--anatomy", help="label table: torso, head-neck or a YAML file (default: torso; openkbp: head-neck)"
     )
-    parser.add_argument("--classes", type=Path, help="nifti: JSON file of label id to class name")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        help="nifti: JSON file of label id to class name (default: the folder's one *classes.json)",
+    )
     parser.add_argument(
         "--map", nargs="*", default=[], metavar="SOURCE=CLASS", help="source class names to take as ours"
     )
@@ -41,7 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--validation-share", type=float, help="of the patients, where no split is given (default 0.15)"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
-    parser.add_argument("--only", type=int, metavar="N", help="the first N cases of the data set")
+    parser.add_argument(
+        "--only",
+        type=int,
+        metavar="N",
+        help="the first N cases of the data set; a table measured on them is not taken for more",
+    )
     parser.add_argument("--num", type=int, help="nifti: deform the volumes into so many cases of the torso")
     parser.add_argument(
         "--phantoms", type=int, default=0, metavar="N", help="with --num: so many procedural torsos as well"

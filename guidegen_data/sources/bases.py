@@ -12,7 +12,15 @@ import numpy as np
 from guidegen_data.anatomy import TORSO, Anatomy
 from guidegen_data.errors import SourceError
 from guidegen_data.sources.phantom import phantom
-from guidegen_data.sources.volumes import Volume, read_ct, read_pair, read_volume, resample_ct, without_table
+from guidegen_data.sources.volumes import (
+    Volume,
+    nifti_stem,
+    read_ct,
+    read_pair,
+    read_volume,
+    resample_ct,
+    without_table,
+)
 
 #: TotalSegmentator classes that are bone but not in our table; contrast never changes them.
 _BONE = (
@@ -56,8 +64,7 @@ def find_bases(folder: Path) -> dict[str, tuple[Path | None, Path | None]]:
         raise SourceError(f"no folder {folder}; give one that holds NAME_ct.nii.gz and NAME_label.nii.gz.")
     found: dict[str, tuple[Path | None, Path | None]] = {}
     for path in sorted(folder.glob("*.nii*")):
-        stem = path.name.split(".")[0]
-        name, _, kind = stem.rpartition("_")
+        name, _, kind = nifti_stem(path).rpartition("_")
         ct, label = found.get(name, (None, None))
         if kind == "ct":
             found[name] = (path, label)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from guidegen_data.anatomy import HABITUS, Anatomy, FindingOrgan
+from guidegen_data.errors import FindingsError
 from guidegen_data.habitus import habitus_of
 from guidegen_data.lesion_contrast import attenuation
 from guidegen_data.lesions import find_lesions
@@ -21,20 +22,31 @@ _BODY_HU = -500.0
 
 
 def describe(
-    ct_hu: np.ndarray | None, label_map: np.ndarray, anatomy: Anatomy, told: Mapping[str, str] | None = None
+    ct_hu: np.ndarray | None,
+    label_map: np.ndarray,
+    anatomy: Anatomy,
+    told: Mapping[str, str] | None = None,
+    labelled: Collection[str] | None = None,
 ) -> Findings:
     """Findings of a case on the anatomy's grid; what the data set tells of the patient comes before what is measured.
 
-    Graded are organs that the field does not cut; `absent` needs the organ's place to lie inside the scan.
+    Graded are organs that the field does not cut; `absent` needs the organ's place to lie inside the scan, and the
+    organ to be one of the `labelled` ones (None: all are). FindingsError for a region that the table does not have.
     """
     told = told or {}
     spacing = anatomy.spacing_mm
     region = told.get("region") or region_of(ct_hu, label_map, anatomy)
+    if region not in anatomy.region_organs:
+        raise FindingsError(
+            f"region must be one that the {anatomy.name} table has, got {region!r}; name one of "
+            f"{', '.join(anatomy.region_organs)}."
+        )
+    removable = anatomy.organ if labelled is None else labelled
     organs = {}
     for organ in anatomy.organs:
         if len(organ.statuses) > 1 and organ.name in anatomy.region_organs[region]:
             status = status_of(organ, label_map, ct_hu, anatomy)
-            if status != "normal":
+            if status != "normal" and (status != "absent" or organ.name in removable):
                 organs[organ.name] = status
     lesions = []
     for found in find_lesions(label_map, anatomy, spacing):
@@ -112,10 +124,13 @@ def _overlap(shown: set[str], expected: frozenset[str]) -> float:
 
 
 def _in_view(organ: FindingOrgan, ct_hu: np.ndarray | None, anatomy: Anatomy) -> bool:
-    """Whether the scan shows the height where the organ usually lies; without a usual place, always."""
+    """Whether the scan shows the height where the organ usually lies; for a table without usual places, always.
+
+    A table with places has none of an organ that hardly any patient had labels of, so nobody knows what it would show.
+    """
     usual = anatomy.layout_mm.get(organ.class_name)
     if usual is None or ct_hu is None:
-        return True
+        return usual is not None or not anatomy.layout_mm
     height = round(usual[2] / anatomy.spacing_mm[2] + ct_hu.shape[2] / 2 - 0.5)
     return 0 <= height < ct_hu.shape[2] and bool((ct_hu[:, :, height] > _BODY_HU).any())
 

@@ -1,7 +1,7 @@
 """How data sets lie on disk: finding their cases and reading one as a CT with label ids of an anatomy.
 
 A layout is a pair of functions: one lists the cases of a folder without reading a volume, one reads a case. Layouts:
-`nifti` (NAME_ct, NAME_label), `totalsegmentator` (one binary mask a class), `nnunet` (raw data set), `openkbp`.
+`nifti` (NAME_ct, NAME_label, NAME_CLASS), `totalsegmentator` (a mask a class), `nnunet` (raw data set), `openkbp`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import SourceError
 from guidegen_data.sources.bases import read_classes
-from guidegen_data.sources.volumes import Volume, read_ct, read_pair, read_volume
+from guidegen_data.sources.volumes import Volume, check_same_grid, nifti_stem, read_ct, read_pair, read_volume
 
 #: Folder names -> split, in lower case.
 SPLITS = {
@@ -66,22 +66,20 @@ class LabelNames:
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_nifti(src: Path) -> list[SourceCase]:
-    """Cases of `NAME_ct.nii.gz` + `NAME_label.nii.gz`; further `NAME_CLASS.nii.gz` are masks of one class.
+def find_nifti(src: Path) -> tuple[list[SourceCase], list[str]]:
+    """Cases of `NAME_ct.nii.gz` + `NAME_label.nii.gz`, and the volumes that belong to no NAME_ct.
 
-    Subfolders called train, validation, ... are splits. `NAME.txt` or `NAME_report.txt` is a report, and a
-    `findings.csv` with a column `name` may tell report, patient, region, phase, sex, age and habitus.
+    Further `NAME_CLASS.nii.gz` are masks of one class. Subfolders called train, validation, ... are splits. `NAME.txt`
+    or `NAME_report.txt` is a report, and a `findings.csv` with a column `name` may tell report, patient, region, phase,
+    sex, age and habitus.
     """
-    cases = []
+    cases: list[SourceCase] = []
+    left_over: list[str] = []
     for folder, split in _split_folders(src):
         told = _told_of(folder) or _told_of(src)
-        files: dict[str, dict[str, Path]] = {}
-        for path in sorted(folder.glob("*.nii*")):
-            name, _, kind = path.name.split(".")[0].rpartition("_")
-            files.setdefault(name, {})[kind] = path
+        files, without_ct = _files_by_case(folder)
+        left_over += [path.relative_to(src).as_posix() for path in without_ct]
         for name, kinds in files.items():
-            if "ct" not in kinds:
-                continue
             masks = {k: p for k, p in kinds.items() if k not in ("ct", "label")}
             facts = dict(told.get(name, {}))
             for text in (folder / f"{name}.txt", folder / f"{name}_report.txt"):
@@ -91,7 +89,27 @@ def find_nifti(src: Path) -> list[SourceCase]:
             cases.append(SourceCase(name, patient, kinds["ct"], kinds.get("label"), masks, split, facts))
     if not cases:
         raise SourceError(f"{src} holds no NAME_ct.nii.gz with NAME_label.nii.gz; rename the volumes to that pattern.")
-    return cases
+    return cases, left_over
+
+
+def _files_by_case(folder: Path) -> tuple[dict[str, dict[str, Path]], list[Path]]:
+    """NAME of each NAME_ct -> what follows NAME_ -> the file, and the files that begin with no such NAME.
+
+    Names and classes may both hold underscores: a file belongs to the longest NAME that it begins with.
+    """
+    paths = [path for path in sorted(folder.glob("*.nii*")) if not path.name.startswith(".")]
+    names = {nifti_stem(path).removesuffix("_ct") for path in paths if nifti_stem(path).endswith("_ct")}
+    files: dict[str, dict[str, Path]] = {}
+    left_over = []
+    for path in paths:
+        parts = nifti_stem(path).split("_")
+        heads = ("_".join(parts[:k]) for k in range(len(parts) - 1, 0, -1))
+        name = next((head for head in heads if head in names), None)
+        if name is None:
+            left_over.append(path)
+        else:
+            files.setdefault(name, {})[nifti_stem(path).removeprefix(f"{name}_")] = path
+    return files, left_over
 
 
 def find_totalsegmentator(src: Path) -> list[SourceCase]:
@@ -106,7 +124,7 @@ def find_totalsegmentator(src: Path) -> list[SourceCase]:
         split = row.get("split", "").lower()
         if split in HELD_OUT:
             continue
-        masks = {p.name.split(".")[0]: p for p in sorted((ct.parent / "segmentations").glob("*.nii.gz"))}
+        masks = {nifti_stem(p): p for p in sorted((ct.parent / "segmentations").glob("*.nii.gz"))}
         told = _patient_facts(row.get("gender", ""), row.get("age", ""))
         cases.append(SourceCase(name, name, ct, None, masks, SPLITS.get(split, ""), told))
     if not cases:
@@ -144,7 +162,7 @@ def find_nnunet(src: Path) -> tuple[list[SourceCase], dict[int, str]]:
 def read_labelled(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> Labelled:
     """One case with its labels mapped by name; masks are drawn over the label file, the lesion class last.
 
-    SourceError when a grid differs, an id has no name, or nothing of the case is in the anatomy.
+    SourceError when a grid or its place differs, an id has no name, or nothing of the case is in the anatomy.
     """
     unmapped: list[str] = []
     if case.label is not None:
@@ -161,8 +179,7 @@ def read_labelled(case: SourceCase, anatomy: Anatomy, mapping: LabelNames) -> La
         if not value:
             continue
         mask = read_volume(path)
-        if mask.array.shape != ct.array.shape:
-            raise SourceError(f"{path.name} must share the grid of {case.ct.name}; resample the mask to the CT.")
+        check_same_grid(ct, mask, case.ct, path)
         labels[mask.array > 0] = value
     if not labels.any():
         raise SourceError(f"{case.name} holds no label of the {anatomy.name} table; see the class names it has.")
@@ -179,11 +196,17 @@ def _mapped(array: np.ndarray, name: str, anatomy: Anatomy, mapping: LabelNames)
 
 
 def classes_file(src: Path, given: Path | None) -> dict[int, str] | None:
-    """The ids of a folder's labels: a given JSON file, else its one *classes.json, else None (the anatomy's own)."""
+    """The ids of a folder's labels: a given JSON file, else its one *classes.json, else None (the anatomy's own).
+
+    SourceError when the folder holds several: which one names the labels cannot be told.
+    """
     if given is not None:
         return read_classes(given)
     found = sorted(src.glob("*classes.json"))
-    return read_classes(found[0]) if len(found) == 1 else None
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise SourceError(f"{src} must hold one *classes.json at most, got {names}; name the right one with --classes.")
+    return read_classes(found[0]) if found else None
 
 
 def split_by_patient(cases: Sequence[SourceCase], share: float, seed: int) -> list[SourceCase]:

@@ -42,6 +42,8 @@ def write_summary(out: Path) -> str:
     lines = [f"{s}: {counts[s]} patients' cases, {files[s]} files in {out / s}" for s in splits]
     if unmapped:
         lines.append(f"not in the {anatomy.name} table, left out: " + ", ".join(sorted(unmapped)[:40]))
+    if left_over := _left_over(out):
+        lines.append(f"belong to no NAME_ct, left out: {', '.join(left_over[:40])}")
     if cut := [n for n in good if n.get("num_cleared")]:
         slices = sum(n["num_cleared"] for n in cut)
         lines.append(
@@ -70,6 +72,11 @@ def _class_rows(notes: Sequence[dict[str, Any]], anatomy: Anatomy) -> list[list[
         middle = [round(float(v), 1) for v in np.percentile(ml, (50, 5, 95))]
         rows.append([c.name, len(held), *middle, round(float(np.median(hu)), 1), " ".join(odd)])
     return rows
+
+
+def _left_over(out: Path) -> list[str]:
+    path = out / "left_over.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def _sheet(folder: Path, anatomy: Anatomy, path: Path) -> None:
@@ -129,6 +136,7 @@ def _page(
         "<h2>Findings</h2>" + _table(["finding", "cases"], sorted(facts.items(), key=lambda f: -f[1])),
         "<h2>Slices that were not imaged, taken out with their contours</h2>"
         + _table(["case", "slices"], [(n["name"], n["num_cleared"]) for n in good if n.get("num_cleared")]),
+        "<h2>Volumes that belong to no NAME_ct</h2>" + _table(["file"], [[name] for name in _left_over(out)]),
         "<h2>Refused</h2>" + _table(["case", "reason"], [(n["name"], n["refused"]) for n in refused]),
         "<h2>Source classes left out</h2>" + _table(["class", "cases"], sorted(unmapped.items())),
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -12,13 +13,25 @@ from scipy import ndimage
 from guidegen_data.case import check_hu
 from guidegen_data.errors import CaseError, SourceError
 
+#: Files round their affines (float32, quaternions, three decimals): the farthest corner moves by less than this.
+_SAME_PLACE_VOXELS = 0.5
+
 
 @dataclass(frozen=True)
 class Volume:
-    """An (X, Y, Z) array on an RAS+ grid; `spacing_mm` is the voxel size along X, Y, Z."""
+    """An (X, Y, Z) array on an RAS+ grid; `spacing_mm` is the voxel size along X, Y, Z.
+
+    `affine` (4, 4) takes its voxels to mm as its file says; None where the grid is no file's.
+    """
 
     array: np.ndarray
     spacing_mm: tuple[float, float, float]
+    affine: np.ndarray | None = None
+
+
+def nifti_stem(path: Path) -> str:
+    """A NIfTI file's name without `.nii` or `.nii.gz`; dots before that are the name's own."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -35,7 +48,7 @@ def read_volume(path: str | Path) -> Volume:
     if array.ndim != 3:
         raise SourceError(f"{path} must hold one 3-D volume, got shape {array.shape}.")
     x, y, z = (float(v) for v in image.header.get_zooms()[:3])
-    return Volume(array, (x, y, z))
+    return Volume(array, (x, y, z), image.affine)
 
 
 def read_ct(path: str | Path) -> Volume:
@@ -46,18 +59,41 @@ def read_ct(path: str | Path) -> Volume:
         check_hu(array, str(path))
     except CaseError as error:
         raise SourceError(str(error)) from error
-    return Volume(np.clip(array, -1024, 3071), volume.spacing_mm)
+    return replace(volume, array=np.clip(array, -1024, 3071))
 
 
 def read_pair(ct_path: Path, label_path: Path) -> tuple[Volume, Volume]:
-    """A CT and its label map. Raises SourceError when their grids differ."""
+    """A CT and its label map. Raises SourceError when their grids or places differ."""
     ct, label = read_ct(ct_path), read_volume(label_path)
+    check_same_grid(ct, label, ct_path, label_path)
+    return ct, label
+
+
+def check_same_grid(ct: Volume, label: Volume, ct_path: Path, label_path: Path) -> None:
+    """SourceError unless two files hold the same voxels at the same place.
+
+    Each file is turned by its own affine: one saved without that of its CT would come out mirrored, and its shape fits.
+    """
     if ct.array.shape != label.array.shape or not np.allclose(ct.spacing_mm, label.spacing_mm, atol=1e-3):
         raise SourceError(
             f"{ct_path.name} and {label_path.name} must share one grid, got {ct.array.shape} at {ct.spacing_mm} mm and "
             f"{label.array.shape} at {label.spacing_mm} mm; resample the labels to the CT."
         )
-    return ct, label
+    away = _farthest_corner_voxels(ct, label)
+    if away > _SAME_PLACE_VOXELS:
+        raise SourceError(
+            f"{ct_path.name} and {label_path.name} must lie at one place, but their affines put a corner {away:.1f} "
+            f"voxels apart; save the labels with the affine of the CT."
+        )
+
+
+def _farthest_corner_voxels(one: Volume, other: Volume) -> float:
+    """How far the corners of two equal arrays lie apart in their files' worlds: the most along an axis of the first."""
+    assert one.affine is not None
+    assert other.affine is not None
+    corners = np.array(list(product(*((-0.5, n - 0.5) for n in one.array.shape)))).T
+    apart = (other.affine - one.affine)[:3] @ np.vstack([corners, np.ones(8)])
+    return float(np.abs(np.linalg.solve(one.affine[:3, :3], apart)).max())
 
 
 def resample_ct(volume: Volume, spacing_mm: tuple[float, float, float], sharp: bool = False) -> Volume:

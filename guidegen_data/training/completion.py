@@ -138,7 +138,7 @@ def complete(
     voxel_ml = float(np.prod(anatomy.spacing_mm)) / 1000
     least = {anatomy.id_of(n): ml / voxel_ml for n, ml in least_volumes_ml(prepared, classes).items()}
     notes = {n["name"]: n for n in read_notes(prepared)}
-    record, done = out / RECORD, {line["file"] for line in whole_lines(out / RECORD)}
+    record, done = out / RECORD, _forget_missing(out)
     files = [f"{split}/{p.name}" for split in ("train", "validation") for p in sorted(_cases_of(prepared / split))]
     lock = threading.Lock()
 
@@ -159,6 +159,15 @@ def complete(
             with open(record, "a", encoding="utf-8") as lines:
                 lines.write(json.dumps({"file": file, "drawn_ml": drawn_ml}) + "\n")
             yield file
+
+
+def _forget_missing(out: Path) -> set[str]:
+    """Files that are done; what the record says of one that is gone is taken out of it, for the file is made again."""
+    lines = whole_lines(out / RECORD)
+    held = [line for line in lines if (out / line["file"]).exists()]
+    if len(held) < len(lines):
+        write_text(out / RECORD, "".join(json.dumps(line) + "\n" for line in held))
+    return {line["file"] for line in held}
 
 
 def _cases_of(folder: Path) -> list[Path]:

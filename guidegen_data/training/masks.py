@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from guidegen_data.models.mask_sampler import LayoutInput, MaskCondition, MaskSa
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names, field_values
 from guidegen_data.reports.findings import MAX_LESIONS, SEXES, Findings
-from guidegen_data.sources.prepared import cases_digest, load_case, training_paths, write_text
+from guidegen_data.sources.prepared import load_case, training_paths, write_text
 from guidegen_data.sources.processes import spread, worth_starting
 
 #: Classes that would vanish when two voxels become one: they win a coarse voxel with a smaller share.
@@ -183,14 +184,20 @@ def load_mask_data(
             f"the sampler's grid {shape} must be a whole fraction of the {anatomy.name} table's {anatomy.shape}; give "
             f"the anatomy another shape, or start without --init."
         )
-    of_some = f"-{cases_digest(paths)[:12]}" if leave_out else ""  # as many cases, others left out
-    cache = folder / f"masks-{len(paths)}-f{factor}-v{versions}-healthy{of_some}.pt"
+    cache = folder / f"masks-{_fingerprint(paths)}-f{factor}-v{versions}-healthy.pt"
     if not cache.exists():
         held = _read_mask_data(paths, _CaseReader(anatomy, encoder, factor, versions), workers)
         part = cache.with_suffix(".part")
         torch.save(held, part)
         os.replace(part, cache)
     return MaskData(**torch.load(cache, weights_only=True), num_classes=anatomy.num_classes)
+
+
+def _fingerprint(paths: list[Path]) -> str:
+    """Tells case files from others of the same number: their names, sizes and when they were written."""
+    stats = [(path.name, path.stat()) for path in paths]
+    told = json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def write_volume_ratio(ratio: Tensor, run_dir: Path) -> None:
