@@ -1,8 +1,8 @@
 """Where the downstream gain comes from: python -m benchmarks.downstream_scans OPENKBP
 
 In four of ten OpenKBP patients the CT was cut away above and below the treated region, but for a thin rim around the
-contours (`benchmarks.openkbp_imaged`). Trainings from before that was known took such slices as they are. This divides
-the test patients into scans that are whole and scans that were cut (more than a tenth of the cord's contour lies in
+contours (`benchmarks.openkbp_imaged`). Trainings from before that was known took such slices as they are; in later ones they
+are cleared. This divides the test patients into scans that are whole and scans that were cut (more than a tenth of the cord's contour lies in
 slices without a CT), and tells what every arm of every such result gained on each: no training is done. Intervals draw
 patients and seeds. Writes results/downstream_scans.json and a picture of such scans, openkbp_imaged.png.
 """
@@ -25,8 +25,9 @@ from benchmarks.openkbp_imaged_sheet import draw
 from benchmarks.openkbp_split import pool_and_donors
 from benchmarks.record import RESULTS, save
 
-#: Results of trainings that took cut slices as they are.
-OF_WHOLE_FILES = ("downstream_donor_2400", "downstream_strict_2400", "downstream_donor_2400_float32")
+#: Results that are told by scan: of trainings that took cut slices as they are, and of those on cleared scans.
+OF_CUT_SCANS = ("downstream_donor_2400", "downstream_strict_2400", "downstream_donor_2400_float32")
+OF_CLEARED_SCANS = tuple(f"downstream_{s}_2400_imaged{p}" for s in ("donor", "strict") for p in ("", "_float32"))
 #: What arms are compared with, beside real patients alone.
 _BESIDE = ("synthseg", "donors")
 
@@ -102,7 +103,7 @@ def main() -> None:
         away = {o: round(float(np.mean([s[o] for s in held.values() if o in s])), 3) for o in CONTOURS}
         told[what] = {"num": len(names), "num_cut": len(cut & set(names)), "share_of_organ_cut": away}
     results = {}
-    for name in OF_WHOLE_FILES:
+    for name in (*OF_CUT_SCANS, *OF_CLEARED_SCANS):
         if (RESULTS / f"{name}.json").exists():
             results[name] = by_scan(json.loads((RESULTS / f"{name}.json").read_text())["figures"], cut)
     of_test = args.openkbp / "validation"

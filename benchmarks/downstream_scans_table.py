@@ -18,25 +18,40 @@ _TITLES = {
     _MAIN: "Donor setting",
     "downstream_strict_2400": "Strict setting",
     "downstream_donor_2400_float32": "Donor setting, in float32",
+    "downstream_donor_2400_imaged": "Donor setting, cleared scans",
+    "downstream_donor_2400_imaged_float32": "Donor setting, cleared scans, in float32",
+    "downstream_strict_2400_imaged": "Strict setting, cleared scans",
+    "downstream_strict_2400_imaged_float32": "Strict setting, cleared scans, in float32",
 }
 
 
-def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5") -> str:
+def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5", result: str = _MAIN) -> str:
     """One row for each k: what an arm gains on whole scans, on cut ones and on all, and random texture on whole."""
-    cut = len(figures["cut_test_patients"])
+    cut, state = len(figures["cut_test_patients"]), "cleared" if "imaged" in result else "cut"
     whole = figures["patients"]["test"]["num"] - cut
     lines = [
         f"| real patients | Dice alone, whole scans | gained on the {whole} whole scans (95 %) | p | gain / lose "
-        f"| gained on the {cut} cut scans | on all | SynthSeg's random texture, whole scans |",
+        f"| gained on the {cut} {state} scans | on all | SynthSeg's random texture, whole scans |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for k, rows in figures["results"][_MAIN].items():
+    for k, rows in figures["results"][result].items():
         if held := rows.get(arm):
             texture = rows.get("synthseg")
-            cells = [k, f"{rows['real']['whole']:.3f}", interval(held["whole"]), f"{held['whole']['p_wilcoxon']:.2g}"]
+            seeds = len(held["whole"]["by_seed"])
+            cells = [k if seeds > 1 else f"{k}, one seed", f"{rows['real']['whole']:.3f}", interval(held["whole"]), f"{held['whole']['p_wilcoxon']:.2g}"]
             cells += [counts(held["whole"]), interval(held["cut"]), interval(held["all"])]
             lines.append(f"| {' | '.join([*cells, interval(texture['whole']) if texture else ''])} |")
     return "\n".join(lines)
+
+
+def gain(figures: dict[str, Any]) -> str:
+    """The README's tables: trainings on cleared scans where there are some, then those on cut scans as they are."""
+    told = []
+    for result in figures["results"]:
+        if result.startswith("downstream_donor_2400_imaged"):
+            told.append(f"{_TITLES[result]}, synthetic patches falling from all to none:")
+            told.append(in_short(figures, "guidegen-falling", result))
+    return "\n\n".join([*told, "Cut scans as they are, half of the patches throughout:", in_short(figures)])
 
 
 def markdown(figures: dict[str, Any]) -> str:

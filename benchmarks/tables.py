@@ -245,9 +245,8 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
 
 def rewritten(readme: str) -> str:
     """The README with its figures replaced by the current ones."""
-    gain = downstream_scans_table.in_short(json.loads((RESULTS / "downstream_scans.json").read_text())["figures"])
-    if (cleared := RESULTS / "downstream_donor_2400_imaged.json").exists():
-        gain += "\n\n" + downstream_table.in_short(json.loads(cleared.read_text())["figures"])
+    scans = json.loads((RESULTS / "downstream_scans.json").read_text())["figures"]
+    gain = downstream_scans_table.gain(scans)
     return _between(_between(readme, _GAIN_BEGIN, _GAIN_END, gain), _BEGIN, _END, tables())
 
 
