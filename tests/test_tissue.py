@@ -176,6 +176,9 @@ def test_a_run_begun_without_tissues_is_not_gone_on_with_with_some(runs, tmp_pat
     words = ["train", "slices", data, str(tmp_path / "run"), "--autoencoder", beside, *SHORT]
     assert main(words) == 0
     assert main([*words, "--tissue", str(runs / "tissue")]) == 1
+    assert "was begun with other --tissue; give the same as then, or another run folder" in capsys.readouterr().err
+    (tmp_path / "run" / "about.json").unlink()  # what is kept of the latents tells, too
+    assert main([*words, "--tissue", str(runs / "tissue")]) == 1
     assert "was begun without tissues; use the same ones, or another run folder" in capsys.readouterr().err
     assert not (tmp_path / "run" / "tissue_network").exists()
 

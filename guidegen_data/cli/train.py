@@ -14,15 +14,15 @@ HELP = "train one stage: autoencoder, masks, detail, tissue, slices or decoder"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `guidegen train`."""
     parser.description = (
-        "Trains one stage from the folder that `guidegen prepare` made; the autoencoder also from a folder of CTs. "
-        "A run is resumed exactly by the same command; losses go to RUN/log.jsonl, validation figures to "
-        "RUN/validation.jsonl, sample sheets to RUN/sheets, the averaged weights to RUN/model and the best validated "
-        "ones to RUN/best. Detail is optional: at full resolution it draws classes anew for which the grid of stage 1 "
-        "is too coarse (--classes vertebrae rib). Tissue is optional: where no class of the label table is the body, "
-        "it says where fat, soft tissue and bone lie, for slices to be told (--tissue). The decoder comes last and is "
-        "optional: it learns to draw borders from the label map and leaves the latents as they are. Join the stages "
-        "with `guidegen export`. Several GPUs or nodes: start it with `accelerate launch -m guidegen_data.cli.main "
-        "train ...`."
+        "Trains one stage from the folder that `guidegen prepare` made; the autoencoder also from a folder of CTs. A "
+        "run is resumed exactly by the same command, and refused with other data; losses go to RUN/log.jsonl, "
+        "validation figures to RUN/validation.jsonl, sample sheets to RUN/sheets, the averaged weights to RUN/model "
+        "and the best validated ones to RUN/best. Detail is optional: at full resolution it draws classes anew for "
+        "which the grid of stage 1 is too coarse (--classes vertebrae rib). Tissue is optional: where no class of the "
+        "label table is the body, it says where fat, soft tissue and bone lie, for slices to be told (--tissue). The "
+        "decoder comes last and is optional: it learns to draw borders from the label map and leaves the latents as "
+        "they are. Join the stages with `guidegen export`. Several GPUs or nodes: start it with `accelerate launch -m "
+        "guidegen_data.cli.main train ...`."
     )
     parser.add_argument("stage", choices=["autoencoder", "masks", "detail", "tissue", "slices", "decoder"])
     parser.add_argument("data", type=Path, help="prepared folder; autoencoder: also a folder of NAME_ct volumes")
@@ -73,7 +73,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--patience", type=int, help="stop after so many validations without a better total")
     parser.add_argument("--tensorboard", action="store_true", help="also log to RUN/tensorboard")
-    parser.add_argument("--leave-out", nargs="*", default=[], metavar="NAME", help="autoencoder: CTs to keep aside")
+    parser.add_argument(
+        "--leave-out",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="volumes to keep aside, e.g. for `guidegen evaluate`: "
+        "nothing that was made of them is trained on, and the model's card names them",
+    )
     parser.add_argument(
         "--adversarial",
         type=float,
@@ -152,10 +159,41 @@ def _fit_choices(args: argparse.Namespace, fit) -> dict:
 
 
 def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
-    from guidegen_data.errors import ModelError
     from guidegen_data.sources.processes import usable_cores
     from guidegen_data.training import stages
-    from guidegen_data.training.provenance import write_about
+    from guidegen_data.training.provenance import about_run, check_about, write_about
+
+    _check_options(args)
+    left_out = tuple(args.leave_out)
+    beside = (args.autoencoder, args.tissue, args.distil)
+    about = about_run(args.recipe, args.init, args.data, *beside, left_out)
+    check_about(args.run, about)
+    if os.environ.get("RANK", "0") == "0":
+        write_about(args.run, about)
+    workers = args.workers or usable_cores()
+    setting = stages.Setting(args.run, stage, anatomy, args.device, args.init, workers=workers, leave_out=left_out)
+    if args.stage == "autoencoder":
+        return stages.train_autoencoder(args.data, setting)
+    if args.stage == "masks":
+        return stages.train_masks(args.data, setting)
+    if args.stage == "decoder":
+        from guidegen_data.training.decoder import train_decoder
+
+        return train_decoder(args.data, setting, args.autoencoder, args.adversarial)
+    if args.stage == "detail":
+        from guidegen_data.training.detail import train_detail
+
+        return train_detail(args.data, setting, args.classes)
+    if args.stage == "tissue":
+        from guidegen_data.training.tissue import train_tissue
+
+        return train_tissue(args.data, setting)
+    return stages.train_slices(args.data, setting, args.autoencoder, args.distil, args.tissue, args.loose_tissues)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """ModelError for an option of another stage, and for one that is missing."""
+    from guidegen_data.errors import ModelError
 
     if args.stage == "slices" and args.autoencoder is None and not args.init:
         raise ModelError("training slices needs --autoencoder RUN, the run folder of a trained autoencoder.")
@@ -177,27 +215,6 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
         raise ModelError("--distil is for slices, and needs --init MODEL, the model to learn from.")
     if args.distil < 0:
         raise ModelError(f"--distil is a number of steps, got {args.distil}.")
-    if os.environ.get("RANK", "0") == "0":
-        write_about(args.run, args.recipe, args.init, args.data, args.autoencoder, args.tissue, args.distil)
-    workers = args.workers or usable_cores()
-    setting = stages.Setting(args.run, stage, anatomy, args.device, args.init, workers=workers)
-    if args.stage == "autoencoder":
-        return stages.train_autoencoder(args.data, setting, tuple(args.leave_out))
-    if args.stage == "masks":
-        return stages.train_masks(args.data, setting)
-    if args.stage == "decoder":
-        from guidegen_data.training.decoder import train_decoder
-
-        return train_decoder(args.data, setting, args.autoencoder, args.adversarial)
-    if args.stage == "detail":
-        from guidegen_data.training.detail import train_detail
-
-        return train_detail(args.data, setting, args.classes)
-    if args.stage == "tissue":
-        from guidegen_data.training.tissue import train_tissue
-
-        return train_tissue(args.data, setting)
-    return stages.train_slices(args.data, setting, args.autoencoder, args.distil, args.tissue, args.loose_tissues)
 
 
 def _summary(run: Path, last) -> str:

@@ -43,7 +43,7 @@ def train_decoder(folder: Path, setting: Setting, autoencoder_run: Path, adversa
         part.requires_grad_(False)
     model = BesideDiscriminator(decoder, num_classes) if adversarial else decoder
     size, batch_size = setting.anatomy.shape[0], setting.recipe.fit.batch_size
-    source = _pairs(training_paths(folder), size, setting.workers).to(device)
+    source = _pairs(training_paths(folder, setting.leave_out), size, setting.workers).to(device)
     apart_folder = validation_folder(folder) if setting.recipe.fit.validate_every else None
     apart = None if apart_folder is None else _pairs(case_paths(apart_folder), size, setting.workers).to(device)
 

@@ -15,7 +15,7 @@ from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.detail import DetailNetwork
 from guidegen_data.models.folded_unet import check_sides
-from guidegen_data.sources.prepared import case_paths, load_label_map, training_folder, validation_folder
+from guidegen_data.sources.prepared import case_paths, load_label_map, training_paths, validation_folder
 from guidegen_data.tissue_rule import smoothed
 from guidegen_data.training.beside import same_table
 from guidegen_data.training.fit import Step, step_generator
@@ -51,7 +51,7 @@ def train_detail(folder: Path, setting: Setting, classes: Sequence[str] = ()) ->
     _check_begun_with(setting.run_dir, sizes["classes"])
     network = DetailNetwork(num_classes=anatomy.num_classes, **sizes)
     check_sides(anatomy.shape, network.multiple)
-    paths = case_paths(training_folder(folder))
+    paths = training_paths(folder, setting.leave_out)
     held = validation_folder(folder) if fit_config.validate_every else None
     apart = None if held is None else case_paths(held)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from guidegen_data.models.mask_sampler import LayoutInput, MaskCondition, MaskSa
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names, field_values
 from guidegen_data.reports.findings import MAX_LESIONS, SEXES, Findings
-from guidegen_data.sources.prepared import case_paths, load_case, write_text
+from guidegen_data.sources.prepared import cases_digest, load_case, training_paths, write_text
 from guidegen_data.sources.processes import spread, worth_starting
 
 #: Classes that would vanish when two voxels become one: they win a coarse voxel with a smaller share.
@@ -168,19 +169,22 @@ def load_mask_data(
     shape: tuple[int, int, int],
     versions: int = 3,
     workers: int = 1,
+    leave_out: Sequence[str] = (),
 ) -> MaskData:
-    """Reads a prepared folder once, with so many processes; what training needs of it is kept there for the next run.
+    """Reads a prepared folder but the cases of `leave_out` once, with so many processes; what training needs of it is
+    kept there for the next run.
 
     ModelError when the sampler's grid `shape` is no whole fraction of the anatomy's.
     """
-    paths = case_paths(folder)
+    paths = training_paths(folder, leave_out)
     factor = anatomy.shape[0] // shape[0]
     if tuple(n * factor for n in shape) != tuple(anatomy.shape):
         raise ModelError(
             f"the sampler's grid {shape} must be a whole fraction of the {anatomy.name} table's {anatomy.shape}; give "
             f"the anatomy another shape, or start without --init."
         )
-    cache = folder / f"masks-{len(paths)}-f{factor}-v{versions}-healthy.pt"
+    of_some = f"-{cases_digest(paths)[:12]}" if leave_out else ""  # as many cases, others left out
+    cache = folder / f"masks-{len(paths)}-f{factor}-v{versions}-healthy{of_some}.pt"
     if not cache.exists():
         held = _read_mask_data(paths, _CaseReader(anatomy, encoder, factor, versions), workers)
         part = cache.with_suffix(".part")

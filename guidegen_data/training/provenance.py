@@ -3,52 +3,84 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from guidegen_data.anatomy import Anatomy
-from guidegen_data.sources.prepared import write_text
+from guidegen_data.errors import ModelError
+from guidegen_data.sources.bases import ct_paths, is_raw
+from guidegen_data.sources.prepared import case_paths, cases_digest, training_paths, validation_folder, write_text
+from guidegen_data.training.run_state import has_state
 
 #: In a run's folder.
 FILE_NAME = "about.json"
+#: How far a run has come that another one uses.
+_PROGRESS = {"steps", "best_step", "validation"}
+#: What runs of an earlier version did not note: they know their data by its folder's name.
+_NOTED_LATER = {"cases_sha256", "left_out"}
+#: What a fact is given by on the command line, where not by the data.
+_GIVEN_BY = {
+    "recipe": "--recipe",
+    "started_from": "--init",
+    "left_out": "--leave-out",
+    "autoencoder": "--autoencoder",
+    "tissue": "--tissue",
+    "distilled_from_steps": "--distil",
+}
 
 
-def data_facts(folder: Path) -> dict[str, Any]:
-    """Name of a data folder, and of a prepared one its source, layout, and patients a split, refused cases left out.
+def data_facts(folder: Path, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """Name of a data folder, what tells its cases from others, what was left out of training, and of a prepared one its
+    source, layout, and patients a split, refused cases left out.
 
-    And of a completed one which organs were drawn where they were missing, in how many files, and how well.
+    And of a completed one which organs were drawn where they were missing, in how many files, and how well. SourceError
+    for a folder without cases, and for names to leave out that it does not have.
     """
-    facts: dict[str, Any] = {"data": folder.resolve().name}
+    facts: dict[str, Any] = {"data": folder.resolve().name, "cases_sha256": _digest(folder, leave_out)}
+    facts["left_out"] = sorted(set(leave_out))
     if (folder / "prepared.json").exists():
         held = json.loads((folder / "prepared.json").read_text())
         facts |= {k: held[k] for k in ("source", "layout") if k in held}
     if (folder / "split.csv").exists():
         refused = folder / "refused.jsonl"
         lines = refused.read_text().splitlines() if refused.exists() else []
-        left_out = {json.loads(line)["name"] for line in lines}
+        not_used = {json.loads(line)["name"] for line in lines}
+        facts["refused"] = len(not_used)
+        not_used |= set(leave_out)
         with open(folder / "split.csv", encoding="utf-8", newline="") as file:
-            kept = {(r["patient"], r["split"]) for r in csv.DictReader(file) if r["case"] not in left_out}
-        facts |= {"patients": dict(Counter(split for _, split in kept)), "refused": len(left_out)}
+            kept = {(r["patient"], r["split"]) for r in csv.DictReader(file) if r["case"] not in not_used}
+        facts["patients"] = dict(Counter(split for _, split in kept))
     if (folder / "completed.json").exists():
         facts["completed"] = json.loads((folder / "completed.json").read_text())
     return facts
 
 
-def write_about(
-    run: Path,
+def _digest(folder: Path, leave_out: Sequence[str]) -> str:
+    """The same for the same data wherever it lies: of the checksums of cases, or of the names and sizes of raw CTs."""
+    if is_raw(folder):
+        sizes = [(name, path.stat().st_size) for name, path in ct_paths(folder, leave_out).items()]
+        return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    held = validation_folder(folder)
+    return cases_digest([*training_paths(folder, leave_out), *(case_paths(held) if held else ())])
+
+
+def about_run(
     recipe: str,
     initial: str | None,
     data: Path,
     autoencoder: Path | None = None,
     tissue: Path | None = None,
     distil: int = 0,
-) -> None:
-    """Notes in a run's folder what it is trained on, and how the networks that stage 2 takes over were trained; with
-    `distil` also that it learned from what the model it started from makes in so many steps."""
+    leave_out: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What a run is trained on, and how the networks that stage 2 takes over were trained; with `distil` also that it
+    learns from what the model it starts from makes in so many steps."""
     # The name alone: a card is copied to others, and where a folder lay is nobody's business.
-    about = {"recipe": recipe, "started_from": initial and Path(initial).name, **data_facts(data)}
+    about = {"recipe": recipe, "started_from": initial and Path(initial).name, **data_facts(data, leave_out)}
     about |= {"distilled_from_steps": distil} if distil else {}
     taken_over = _json(Path(initial) / FILE_NAME) if initial else {}
     for name, other in (("autoencoder", autoencoder), ("tissue", tissue)):
@@ -56,8 +88,40 @@ def write_about(
             about[name] = run_facts(other)
         elif name in taken_over:  # from the run of slices that this one starts from
             about[name] = taken_over[name]
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(run / FILE_NAME, json.dumps(about, indent=1))
+    return about
+
+
+def check_about(run: Path, about: Mapping[str, Any]) -> None:
+    """ModelError where a run that has a state was begun with anything else, as far as it noted that."""
+    held = _json(run / FILE_NAME)
+    if held and has_state(run) and (others := _differing(held, about)):
+        told = dict.fromkeys(_GIVEN_BY.get(name, "data") for name in others)
+        if "--leave-out" in told:
+            told.pop("data", None)  # the same data, of which others are left
+        raise ModelError(
+            f"{run} was begun with other {' and '.join(told)}; give the same as then, or another run folder."
+        )
+
+
+def write_about(run: Path, about: Mapping[str, Any]) -> None:
+    """Notes in a run's folder what it is trained on; for one that has a state what it noted then stands."""
+    if not has_state(run):
+        run.mkdir(parents=True, exist_ok=True)
+        write_text(run / FILE_NAME, json.dumps(about, indent=1))
+
+
+def _differing(held: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of the facts in which a run is another than the one that was begun; of a run that it uses likewise."""
+    names = (held.keys() | now.keys()) - _PROGRESS
+    names -= {"data"} if "cases_sha256" in held else _NOTED_LATER
+
+    def differs(name: str) -> bool:
+        before, after = held.get(name), now.get(name)
+        if name in ("autoencoder", "tissue") and before and after:
+            return bool(_differing(before, after))
+        return before != after
+
+    return sorted(filter(differs, names))
 
 
 def run_facts(run: Path) -> dict[str, Any]:
@@ -162,6 +226,8 @@ def _row(stage: str, facts: dict[str, Any]) -> str:
     started = f", from {facts['started_from']}" if facts.get("started_from") else ""
     if distilled := facts.get("distilled_from_steps"):
         started += f", which it copies in fewer than its {distilled} steps a slice"
+    if left_out := facts.get("left_out"):
+        started += f", without {', '.join(left_out)}"
     steps = f"{facts['steps']} of {facts['examples_a_step']}" if {"steps", "examples_a_step"} <= set(facts) else "?"
     figures = ", ".join(f"{k} {v:.4g}" for k, v in facts.get("validation", {}).items())
     best = f"{figures} (step {facts['best_step']})" if figures else "not validated"

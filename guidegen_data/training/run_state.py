@@ -35,6 +35,11 @@ def save_state(
     os.replace(part, run / "state.pt")
 
 
+def has_state(run: Path) -> bool:
+    """Whether a run was trained: what its folder says of data and label table is then of these weights, and stands."""
+    return (run / "state.pt").exists()
+
+
 def resume(
     model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, config: FitConfig, run: Path
 ) -> None:
@@ -43,7 +48,7 @@ def resume(
     Raises ModelError when the folder belongs to another configuration or model, or is damaged.
     """
     path = run / "state.pt"
-    if not path.exists():
+    if not has_state(run):
         ema.load_state_dict(model.state_dict())
         (run / "config.json").write_text(json.dumps(asdict(config), indent=1))
         return

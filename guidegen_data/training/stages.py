@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from guidegen_data.anatomy import TISSUES, Anatomy
-from guidegen_data.anatomy_files import FILE_NAME, write_anatomy
+from guidegen_data.anatomy_files import FILE_NAME, unregistered_anatomy, write_anatomy
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder, autoencoder_loss
@@ -23,8 +23,8 @@ from guidegen_data.models.precision import channels_last, contiguous, mixed_prec
 from guidegen_data.models.slice_generator import SliceGenerator, slice_loss
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.reports.fields import field_names
-from guidegen_data.sources.bases import find_bases
-from guidegen_data.sources.prepared import case_paths, load_cases, training_folder, validation_folder
+from guidegen_data.sources.bases import ct_paths, is_raw
+from guidegen_data.sources.prepared import case_paths, load_cases, training_folder, training_paths, validation_folder
 from guidegen_data.sources.volumes import Volume, read_ct, resample_ct, without_table
 from guidegen_data.tissue_rule import tissue_ids
 from guidegen_data.training.beside import autoencoder_beside, tissue_beside
@@ -35,6 +35,7 @@ from guidegen_data.training.latents import LatentData, load_latent_data
 from guidegen_data.training.masks import MaskData, fit_layouts, load_mask_data, write_volume_ratio
 from guidegen_data.training.parallel import Parallel, join
 from guidegen_data.training.recipes import StageRecipe
+from guidegen_data.training.run_state import has_state
 from guidegen_data.training.sheets import autoencoder_sheet, mask_sheet, slice_sheet
 
 #: Batches that a validation takes, and the seed of all its random numbers.
@@ -46,7 +47,7 @@ _LEAST_LOSS = 1e-9
 class Setting:
     """What every stage needs beside its data: run folder, recipe, label table, device, and the model it starts from.
 
-    Cases are read by so many `workers`, once.
+    Cases are read by so many `workers`, once. Of the volumes of `leave_out` nothing is trained on.
     """
 
     run_dir: Path
@@ -56,45 +57,46 @@ class Setting:
     initial: str | None = None
     sheets: bool = True
     workers: int = 1
+    leave_out: tuple[str, ...] = ()
 
 
 def read_training_cts(
-    folder: Path, spacing_mm: tuple[float, float, float], leave_out: tuple[str, ...], workers: int = 1
+    folder: Path, spacing_mm: tuple[float, float, float], leave_out: Sequence[str] = (), workers: int = 1
 ) -> list[Tensor]:
-    """Every CT of a folder at the model's spacing, (X, Y, Z) in HU: a prepared folder's, or raw ones of NAME_ct files.
+    """Every CT of a folder but those left out, (X, Y, Z) in HU at the model's spacing: a prepared folder's, or raw ones
+    of NAME_ct files.
 
     Of raw ones two versions, float32: once anti-aliased and once sharp. Prepared ones are int16 as they are.
     """
-    if (folder / "prepared.json").exists():
-        return _prepared_cts(training_folder(folder), leave_out, workers)
+    if not is_raw(folder):
+        return _prepared_cts(training_paths(folder, leave_out), workers)
     volumes = []
-    for name, (path, _) in find_bases(folder).items():
-        if path is not None and name not in leave_out:
-            ct = read_ct(path)
-            ct = Volume(without_table(ct.array), ct.spacing_mm)
-            volumes += [torch.from_numpy(resample_ct(ct, spacing_mm, sharp=s).array) for s in (False, True)]
+    for path in ct_paths(folder, leave_out).values():
+        ct = read_ct(path)
+        ct = Volume(without_table(ct.array), ct.spacing_mm)
+        volumes += [torch.from_numpy(resample_ct(ct, spacing_mm, sharp=s).array) for s in (False, True)]
     return volumes
 
 
-def _prepared_cts(folder: Path, leave_out: tuple[str, ...] = (), workers: int = 1) -> list[Tensor]:
-    cases = load_cases(case_paths(folder), workers)
-    held = [torch.from_numpy(c.ct_hu).short() for c in cases if c.ct_hu is not None and c.base not in leave_out]
+def _prepared_cts(paths: Sequence[Path], workers: int = 1) -> list[Tensor]:
+    held = [torch.from_numpy(c.ct_hu).short() for c in load_cases(paths, workers) if c.ct_hu is not None]
     if not held:
-        raise SourceError(f"{folder} holds no case with a CT; the autoencoder cannot be trained from labels alone.")
+        raise SourceError(
+            f"{paths[0].parent} holds no case with a CT; the autoencoder cannot be trained from labels alone."
+        )
     return held
 
 
-def train_autoencoder(folder: Path, setting: Setting, leave_out: tuple[str, ...] = ()) -> Iterator[Step]:
-    """Trains the CT autoencoder on the CTs of a folder, `leave_out` kept aside for `guidegen evaluate`."""
+def train_autoencoder(folder: Path, setting: Setting) -> Iterator[Step]:
+    """Trains the CT autoencoder on the CTs of a folder, prepared or as they are."""
     parallel, device = join(setting.device)
     network = initial_network(setting.initial, Initial.AUTOENCODER, setting.recipe.network)
     model = CTAutoencoder(**network)
     size, batch_size = setting.anatomy.shape[0], setting.recipe.fit.batch_size
-    source = SliceSource(read_training_cts(folder, setting.anatomy.spacing_mm, leave_out, setting.workers), size).to(
-        device
-    )
+    cts = read_training_cts(folder, setting.anatomy.spacing_mm, setting.leave_out, setting.workers)
+    source = SliceSource(cts, size).to(device)
     held = validation_folder(folder) if setting.recipe.fit.validate_every else None
-    apart = None if held is None else SliceSource(_prepared_cts(held, workers=setting.workers), size).to(device)
+    apart = None if held is None else SliceSource(_prepared_cts(case_paths(held), setting.workers), size).to(device)
 
     def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         return autoencoder_loss(model, source.batch(batch_size, generator), generator)._asdict()
@@ -121,9 +123,9 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     held = validation_folder(folder) if fit_config.validate_every else None
     with parallel.first():
         read = partial(load_mask_data, anatomy=anatomy, encoder=TextEncoder(), shape=shape, workers=setting.workers)
-        data = read(training_folder(folder)).to(device)
+        data = read(training_folder(folder), leave_out=setting.leave_out).to(device)
         apart = None if held is None else read(held).to(device)
-    if parallel.is_main:
+    if parallel.is_main and not has_state(setting.run_dir):
         write_volume_ratio(data.volume_ratio, setting.run_dir)
     scheduler = CategoricalScheduler(num_classes=anatomy.num_classes)
     weight = data.class_weight().to(device)
@@ -186,6 +188,7 @@ def train_slices(
             run_dir / "latents.pt",
             measured=settled,
             workers=setting.workers,
+            leave_out=setting.leave_out,
             **told,
         )
         apart = None if held is None else load_latent_data(
@@ -226,13 +229,15 @@ def fit_stage(
     loss_apart: Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]] | None,
     sheet: Callable[[nn.Module, Path], None],
 ) -> Iterator[Step]:
-    """Trains on the device; saves the average to `model`, the best validated one to `best`, sheets to `sheets`."""
+    """Trains on the device; saves the average to `model`, the best validated one to `best`, sheets to `sheets`.
+
+    ModelError where the run was begun with another label table.
+    """
     config, run_dir = setting.recipe.fit, setting.run_dir
     model = channels_last(model.to(device)) if device.type == "cuda" else model.to(device)
     ema = copy.deepcopy(model).requires_grad_(False)
     run_dir.mkdir(parents=True, exist_ok=True)
-    if parallel.is_main:
-        write_anatomy(setting.anatomy, run_dir / FILE_NAME)
+    _keep_table(setting.anatomy, run_dir / FILE_NAME, parallel.is_main)
     validate = None if loss_apart is None else _validation(loss_apart, config, device)
     for step in fit(model, ema, loss_of, config, run_dir, validate, parallel):
         if parallel.is_main:
@@ -244,6 +249,16 @@ def fit_stage(
                 (run_dir / "sheets").mkdir(exist_ok=True)
                 sheet(ema, run_dir / "sheets" / f"step-{step.number + 1:07d}.png")
         yield step
+
+
+def _keep_table(anatomy: Anatomy, path: Path, is_main: bool) -> None:
+    """Writes the label table of a run; ModelError where one that has a state was begun with another."""
+    if has_state(path.parent) and path.exists() and unregistered_anatomy(path) != anatomy:
+        raise ModelError(
+            f"{path.parent} was begun with another label table; go on with --anatomy {path}, or in another run folder."
+        )
+    if is_main:
+        write_anatomy(anatomy, path)
 
 
 def _validation(

@@ -13,7 +13,7 @@ from guidegen_data.anatomy import TISSUES
 from guidegen_data.errors import SourceError
 from guidegen_data.models.folded_unet import check_sides
 from guidegen_data.models.tissue import TissueNetwork, tissues_of
-from guidegen_data.sources.prepared import case_paths, has_ct, load_case, training_folder, validation_folder
+from guidegen_data.sources.prepared import case_paths, has_ct, load_case, training_paths, validation_folder
 from guidegen_data.training.fit import Step, step_generator
 from guidegen_data.training.initial import Initial, initial_network, start_from
 from guidegen_data.training.parallel import join
@@ -33,9 +33,9 @@ def train_tissue(folder: Path, setting: Setting) -> Iterator[Step]:
     network = initial_network(setting.initial, Initial.TISSUE, setting.recipe.network)
     model = TissueNetwork(num_classes=anatomy.num_classes, **network)
     check_sides(anatomy.shape, model.multiple)
-    paths = _with_ct(training_folder(folder))
+    paths = _with_ct(training_paths(folder, setting.leave_out))
     held = validation_folder(folder) if fit_config.validate_every else None
-    apart = None if held is None else _with_ct(held)
+    apart = None if held is None else _with_ct(case_paths(held))
 
     def loss_on(paths: Sequence[Path]):
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -75,8 +75,10 @@ def _draw(paths: Sequence[Path], batch_size: int, generator: torch.Generator) ->
     return torch.stack([torch.from_numpy(c.label_map) for c in cases]), torch.stack(cts)
 
 
-def _with_ct(folder: Path) -> list[Path]:
-    held = [path for path in case_paths(folder) if has_ct(path)]
+def _with_ct(paths: Sequence[Path]) -> list[Path]:
+    held = [path for path in paths if has_ct(path)]
     if not held:
-        raise SourceError(f"{folder} holds no case with a CT; tissues cannot be learned from label maps alone.")
+        raise SourceError(
+            f"{paths[0].parent} holds no case with a CT; tissues cannot be learned from label maps alone."
+        )
     return held
