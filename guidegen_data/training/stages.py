@@ -252,13 +252,12 @@ def fit_stage(
 
 
 def _keep_table(anatomy: Anatomy, path: Path, is_main: bool) -> None:
-    """Writes the label table of a run; that of one that has a state stands, and ModelError for another."""
-    begun = has_state(path.parent)
-    if begun and path.exists() and unregistered_anatomy(path) != anatomy:
+    """Writes the label table of a run; ModelError where one that has a state was begun with another."""
+    if has_state(path.parent) and path.exists() and unregistered_anatomy(path) != anatomy:
         raise ModelError(
             f"{path.parent} was begun with another label table; go on with --anatomy {path}, or in another run folder."
         )
-    if is_main and not begun:
+    if is_main:
         write_anatomy(anatomy, path)
 
 
