@@ -1,10 +1,11 @@
 """Where the downstream gain comes from: python -m benchmarks.downstream_scans OPENKBP
 
 In four of ten OpenKBP patients the CT was cut away above and below the treated region, but for a thin rim around the
-contours (`benchmarks.openkbp_imaged`). Trainings from before that was known took such slices as they are; in later ones they
-are cleared. This divides the test patients into scans that are whole and scans that were cut (more than a tenth of the cord's contour lies in
-slices without a CT), and tells what every arm of every such result gained on each: no training is done. Intervals draw
-patients and seeds. Writes results/downstream_scans.json and a picture of such scans, openkbp_imaged.png.
+contours (`benchmarks.openkbp_imaged`). Trainings from before that was known took such slices as they are; in later ones
+they are cleared. This divides the test patients into scans that are whole and scans that were cut (more than a tenth of
+the cord's contour lies in slices without a CT), and tells what every arm of every such result gained on each: no
+training is done. Intervals draw patients and seeds. Writes results/downstream_scans.json and a picture of such scans,
+openkbp_imaged.png.
 """
 
 from __future__ import annotations

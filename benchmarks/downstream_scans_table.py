@@ -38,7 +38,12 @@ def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5", result: str = _
         if held := rows.get(arm):
             texture = rows.get("synthseg")
             seeds = len(held["whole"]["by_seed"])
-            cells = [k if seeds > 1 else f"{k}, one seed", f"{rows['real']['whole']:.3f}", interval(held["whole"]), f"{held['whole']['p_wilcoxon']:.2g}"]
+            cells = [
+                k if seeds > 1 else f"{k}, one seed",
+                f"{rows['real']['whole']:.3f}",
+                interval(held["whole"]),
+                f"{held['whole']['p_wilcoxon']:.2g}",
+            ]
             cells += [counts(held["whole"]), interval(held["cut"]), interval(held["all"])]
             lines.append(f"| {' | '.join([*cells, interval(texture['whole']) if texture else ''])} |")
     return "\n".join(lines)
