@@ -144,7 +144,7 @@ def everything(folder: Path) -> None:
             "masks": (),
             "tissue": (),
             "slices": (*autoencoder, *parts),
-            "decoder": autoencoder,
+            "decoder": ("--autoencoder", runs / "slices"),
             "detail": ("--classes", "liver"),
         }.items():
             _guidegen("train", stage, data, runs / stage, *more, *_SHORT)
