@@ -60,8 +60,10 @@ ARMS = {
     "guidegen-0.5-complete": Arm("guidegen-complete", 0.5),
     "real-masks": Arm("real-masks", 0.5),
     "synthseg": Arm("synthseg", 0.5),
+    "synthseg-falling": Arm("synthseg", 0.5, falling=True),
     "autoencoder": Arm("autoencoder", 0.5),
     "donors": Arm("donors", 0.5),
+    "donors-falling": Arm("donors", 0.5, falling=True),
     "synthetic": Arm("guidegen", 1.0),
 }
 

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.downstream_scores import ORGANS, runs_of
-from benchmarks.downstream_statistics import NUM_DRAWS, case_means, mean_where_there, score_table, wilcoxon
+from benchmarks.downstream_statistics import NUM_DRAWS, TWINS, case_means, mean_where_there, score_table, wilcoxon
 from benchmarks.openkbp_imaged import ORGANS as CONTOURS
 from benchmarks.openkbp_imaged import cut_shares, is_cut
 from benchmarks.openkbp_imaged_sheet import draw
@@ -29,8 +29,6 @@ from benchmarks.record import RESULTS, save
 #: Results that are told by scan: of trainings that took cut slices as they are, and of those on cleared scans.
 OF_CUT_SCANS = ("downstream_donor_2400", "downstream_strict_2400", "downstream_donor_2400_float32")
 OF_CLEARED_SCANS = tuple(f"downstream_{s}_2400_imaged{p}" for s in ("donor", "strict") for p in ("", "_float32"))
-#: What arms are compared with, beside real patients alone.
-_BESIDE = ("synthseg", "donors")
 
 
 def two_way_interval(gains: np.ndarray, num_draws: int = NUM_DRAWS, seed: int = 0) -> list[float]:
@@ -78,10 +76,11 @@ def by_scan(figures: dict[str, Any], cut: set[str]) -> dict[str, Any]:
         for arm, done in held.items():
             if arm != "real" and done:
                 rows[arm] = {g: gained(done, held["real"], names) for g, names in groups.items()}
-        for other in _BESIDE:
-            if held.get(other) and held.get("guidegen-0.5"):
-                beside = {g: gained(held["guidegen-0.5"], held[other], names) for g, names in groups.items()}
-                rows[f"guidegen-0.5 over {other}"] = beside
+        for ours, twins in TWINS.items():
+            for twin in twins.values():
+                if held.get(twin) and held.get(ours):
+                    beside = {g: gained(held[ours], held[twin], names) for g, names in groups.items()}
+                    rows[f"{ours} over {twin}"] = beside
     return table
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.downstream_scores import ORGANS
+from benchmarks.downstream_statistics import TWINS
 from benchmarks.downstream_table import ARM_NAMES, counts, interval
 
 _MAIN = "downstream_donor_2400"
@@ -13,6 +14,8 @@ _GROUPS = ("whole", "cut", "all")
 _BESIDE = {
     "guidegen-0.5 over synthseg": "GuideGen, half, over SynthSeg's random texture on the same label maps",
     "guidegen-0.5 over donors": "GuideGen, half, over real patients of whom the generator learned",
+    "guidegen-falling over synthseg-falling": "GuideGen, falling, over SynthSeg's random texture on our label maps",
+    "guidegen-falling over donors-falling": "GuideGen, falling, over real patients of whom the generator learned",
 }
 _TITLES = {
     _MAIN: "Donor setting",
@@ -36,7 +39,7 @@ def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5", result: str = _
     ]
     for k, rows in figures["results"][result].items():
         if held := rows.get(arm):
-            texture = rows.get("synthseg")
+            texture = rows.get(TWINS[arm]["synthseg"])
             seeds = len(held["whole"]["by_seed"])
             cells = [
                 k if seeds > 1 else f"{k}, one seed",

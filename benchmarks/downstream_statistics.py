@@ -16,9 +16,11 @@ from benchmarks.downstream_scores import ORGANS
 
 Runs = Sequence[dict[str, Any]]
 NUM_DRAWS = 10_000
-#: The arm that differs from `synthseg` in nothing but the CTs, and from `donors` in whose cases they are.
-_OURS = "guidegen-0.5"
-_BESIDE = ("synthseg", "donors")
+#: Our arms, and what each is set beside: one that differs in nothing but the CTs, and one of real patients' cases.
+TWINS = {
+    "guidegen-0.5": {"synthseg": "synthseg", "donors": "donors"},
+    "guidegen-falling": {"synthseg": "synthseg-falling", "donors": "donors-falling"},
+}
 #: Organs of the nervous system, which gain most; what is gained without them is told too.
 _NERVOUS = ("brainstem", "spinal cord")
 
@@ -135,9 +137,9 @@ def _rounded(value: Any, digits: int = 4) -> float | None:
 def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
     """k -> arm -> levels and, beside `real`, the difference with interval, Wilcoxon p and Holm-adjusted p.
 
-    Of `guidegen-0.5` the difference to `synthseg` too (the same label maps in the same share of patches, but random
-    texture) and to `donors` (as many real patients whom the generator learned from); p is for that one comparison. And,
-    of each smaller k, that to `real` of the largest k: what the cases are worth in real patients.
+    Of the arms in `TWINS` the difference to their like of `synthseg` too (the same label maps in the same share of
+    patches, but random texture) and of `donors` (as many real patients whom the generator learned from); p is for that
+    one comparison. And, of each smaller k, that to `real` of the largest k: what the cases are worth in real patients.
     Also how many test cases have a contour of each organ. Runs of one setting and one set of test cases.
     """
     cases = sorted(runs[0]["cases"])
@@ -152,10 +154,10 @@ def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
         for arm, done in held.items():
             if arm != "real" and real_seeds & {r["seed"] for r in done}:
                 rows[arm]["against_real"] = _against(done, held["real"], cases)
-            for other in _BESIDE if arm == _OURS else ():
-                if {r["seed"] for r in held.get(other, [])} & {r["seed"] for r in done}:
-                    rows[arm][f"against_{other}"] = _against(done, held[other], cases)
-            if arm == _OURS and k < most and {r["seed"] for r in many} & {r["seed"] for r in done}:
+            for other, twin in TWINS.get(arm, {}).items():
+                if {r["seed"] for r in held.get(twin, [])} & {r["seed"] for r in done}:
+                    rows[arm][f"against_{other}"] = _against(done, held[twin], cases)
+            if arm in TWINS and k < most and {r["seed"] for r in many} & {r["seed"] for r in done}:
                 rows[arm]["against_most_real"] = {"k": most, **_against(done, many, cases)}
         p_values = {arm: row["against_real"]["p_wilcoxon"] for arm, row in rows.items() if "against_real" in row}
         for arm, p in holm(p_values).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.downstream_scores import ORGANS
+from benchmarks.downstream_statistics import TWINS
 
 _BESIDE = {
     "against_synthseg": "SynthSeg's random texture on the same label maps",
@@ -22,8 +23,10 @@ ARM_NAMES = {
     "guidegen-0.5-complete": "+ GuideGen, half, cases with every organ",
     "real-masks": "+ warped real label maps, our image stage",
     "synthseg": "+ our label maps, SynthSeg's random texture",
+    "synthseg-falling": "+ our label maps, SynthSeg's random texture, all patches at first, none at last",
     "autoencoder": "+ the same CTs through our autoencoder",
     "donors": "+ real patients of whom the generator learned",
+    "donors-falling": "+ real patients of whom the generator learned, all patches at first, none at last",
     "synthetic": "GuideGen alone",
 }
 
@@ -72,7 +75,7 @@ def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5") -> str:
     for k, arms in figures["summary"]["k"].items():
         if compared := arms.get(arm, {}).get("against_real"):
             levels = [f"{a['mean_dice']:.3f} / {a['mean_hd95_mm']:.0f} mm" for a in (arms["real"], arms[arm])]
-            texture = arms.get("synthseg", {}).get("against_real")
+            texture = arms.get(TWINS[arm]["synthseg"], {}).get("against_real")
             seeds = "" if len(compared["seeds"]) > 1 else ", one seed"
             cells = [k, *levels, f"{_bold(compared)}{seeds}", f"{compared['p_holm']:.2g}", _counts(compared)]
             lines.append(f"| {' | '.join([*cells, _gained(texture) if texture else ''])} |")
