@@ -48,6 +48,15 @@ def test_files_of_no_ct_are_left_over_and_hidden_ones_are_nobody_s(tmp_path) -> 
     assert left_over == ["ab_liver.nii.gz", "atlas.nii.gz", "b_label.nii.gz"]
 
 
+def test_rows_of_findings_for_no_ct_are_left_over(tmp_path) -> None:
+    folder_of(tmp_path / "train", "a_ct.nii.gz")
+    folder_of(tmp_path / "validation", "b_ct.nii.gz")
+    (tmp_path / "findings.csv").write_text("name,sex\na,F\nb,M\nbb,M\n")
+    cases, left_over = find_nifti(tmp_path)
+    assert {case.name: case.told for case in cases} == {"a": {"sex": "female"}, "b": {"sex": "male"}}
+    assert left_over == ["findings.csv: bb"]
+
+
 def test_prepare_tells_which_files_belong_to_no_ct(tmp_path, capsys) -> None:
     write_nifti(tmp_path / "src" / "train", 4)
     (tmp_path / "src" / "train" / "p3_ct.nii.gz").unlink()

@@ -368,8 +368,11 @@ def test_a_model_that_changes_while_the_run_goes_on_is_refused(config: RunConfig
 
 
 def test_a_worker_that_dies_is_told_in_a_sentence(config: RunConfig) -> None:
-    with pytest.raises(ShardError, match="exit code 3"):
+    with pytest.raises(ShardError, match="exit code 3") as told:
         list(compute_blocks(config.recipe, [partial(os._exit, 3)] * 2, [0, 1], config.n))
+    assert "memory" not in str(told.value)
+    with pytest.raises(ShardError, match=r"for want of memory.*fewer --workers"):
+        list(compute_blocks(config.recipe, [partial(signal.raise_signal, signal.SIGKILL)] * 2, [0, 1], config.n))
 
 
 def test_a_block_that_came_before_its_worker_died_is_kept() -> None:

@@ -86,6 +86,18 @@ def test_a_case_depends_on_its_seed_alone(base) -> None:
     assert not np.array_equal(one.label_map, other.label_map)
 
 
+def test_an_organ_that_the_class_file_has_not_is_never_called_absent(folder) -> None:
+    def absent(classes: dict[int, str]) -> set[str]:
+        augmenter = Augmenter(read_base("body", *find_bases(folder)["body"], classes))
+        made = [augmenter.make(np.random.default_rng(seed)).findings.organs for seed in range(6)]
+        return {organ for organs in made for organ, status in organs.items() if status == "absent"}
+
+    unlabelled = CLASSES | {4: "sacrum"}
+    named = unlabelled | {90: "gallbladder"}
+    assert "gallbladder" in absent(named)  # it would be labelled, and no voxel is
+    assert "gallbladder" not in absent(unlabelled)
+
+
 def test_findings_say_what_the_label_map_shows(cases: list[TrainingCase]) -> None:
     absent = [(c, o) for c in cases for o, s in c.findings.organs.items() if s == "absent"]
     lesions_told = [(c, lesion) for c in cases for lesion in c.findings.lesions]

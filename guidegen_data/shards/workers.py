@@ -134,10 +134,7 @@ class _Worker:
             block, result = self.connection.recv()
         except (EOFError, ConnectionError) as error:
             self._process.join()
-            raise ShardError(
-                f"a worker process died (exit code {self._process.exitcode}), most likely for want of memory; run the "
-                f"same command again with fewer --workers, finished blocks are kept."
-            ) from error
+            raise ShardError(_how_it_died(self._process.exitcode)) from error
         if isinstance(result, BaseException):
             raise result
         return block, result
@@ -149,6 +146,18 @@ class _Worker:
         self._process.join(_PATIENCE_S)
         self._process.kill()
         self._process.join()
+
+
+def _how_it_died(exit_code: int | None) -> str:
+    if exit_code == -signal.SIGKILL:
+        return (
+            "a worker process was killed, most likely for want of memory; run the same command again with fewer "
+            "--workers, finished blocks are kept."
+        )
+    return (
+        f"a worker process died (exit code {exit_code}), its last words stand above; run the same command again, "
+        f"finished blocks are kept. With --workers 1 whatever stops it is told in full."
+    )
 
 
 def _share_out(pool: list[_Worker], blocks: list[int]) -> Iterator[Finished]:

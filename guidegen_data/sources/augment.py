@@ -114,8 +114,11 @@ class Augmenter:
         for organ in self.base.anatomy.organs:
             draw = rng.random(2)
             here = bool(self.organ_mask(organ.name).any())
+            unknown = not here and self.base.labelled is not None and organ.name not in self.base.labelled
             removed = draw[0] < _REMOVAL_CHANCE.get(organ.name, 0.0)
             sizes = [s for s in organ.statuses if s in ("enlarged", "small")]
+            if unknown:  # its class file has no such organ: nothing is known of it
+                continue
             if "absent" in organ.statuses and (removed or not here):
                 chosen[organ.name] = "absent"
             elif sizes and here and draw[1] < _SCALE_CHANCE:

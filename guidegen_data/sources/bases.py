@@ -11,6 +11,7 @@ import numpy as np
 
 from guidegen_data.anatomy import TORSO, Anatomy
 from guidegen_data.errors import SourceError
+from guidegen_data.sources.organ_names import organs_of_names
 from guidegen_data.sources.phantom import phantom
 from guidegen_data.sources.volumes import (
     Volume,
@@ -32,7 +33,8 @@ _BONE = (
 @dataclass(frozen=True)
 class Base:
     """One real volume. `labels` are uint8 ids of `anatomy` (None: image only), `ct_hu` float32 at `ct_spacing_mm`
-    (None: labels only), `bone` marks voxels on the label grid whose HU contrast medium does not change."""
+    (None: labels only), `bone` marks voxels on the label grid whose HU contrast medium does not change, `labelled` are
+    the report names of the organs that its labels would show (None: all)."""
 
     name: str
     anatomy: Anatomy
@@ -42,6 +44,7 @@ class Base:
     bone: np.ndarray | None = None
     unmapped: tuple[str, ...] = ()
     landmarks_mm: dict[str, float] = field(default_factory=dict)
+    labelled: frozenset[str] | None = None
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
@@ -132,6 +135,7 @@ def read_base(
         bone,
         tuple(unmapped),
         _landmarks(ids, names, source.spacing_mm[2]),
+        frozenset(organs_of_names(classes.values(), anatomy)),
     )
 
 

@@ -6,33 +6,19 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from guidegen_data.anatomy import Anatomy, FindingOrgan
+from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import SourceError
 from guidegen_data.sources.layouts import LabelNames, SourceCase
+from guidegen_data.sources.organ_names import organs_of_names
 from guidegen_data.sources.volumes import read_volume
 
 
 def organs_named(cases: Sequence[SourceCase], names: LabelNames, anatomy: Anatomy) -> set[str]:
-    """Report names of the organs that the data set's label names and mask files are of.
-
-    A name with a side is of the organ on that side alone: where kidney_left is all there is, nothing is known of the
-    right one.
-    """
+    """Report names of the organs that the data set's label names and mask files are of, see `organs_of_names`."""
     said = {mask for case in cases for mask in case.masks}
     if any(case.label for case in cases):
         said |= set((names.ids or {}).values())
-    ids = {name: int(anatomy.lookup({1: name})[0][1]) for name in (names.renamed.get(n, n) for n in said)}
-    return {
-        organ.name
-        for organ in anatomy.organs
-        for name, value in ids.items()
-        if value == anatomy.id_of(organ.class_name) and not _is_other_side(name, organ)
-    }
-
-
-def _is_other_side(name: str, organ: FindingOrgan) -> bool:
-    other = {"right": "left", "left": "right"}.get(organ.side)
-    return other is not None and other in name.lower()
+    return organs_of_names({names.renamed.get(name, name) for name in said}, anatomy)
 
 
 def own_ids(case: SourceCase) -> set[int]:

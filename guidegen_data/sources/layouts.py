@@ -67,7 +67,7 @@ class LabelNames:
 
 
 def find_nifti(src: Path) -> tuple[list[SourceCase], list[str]]:
-    """Cases of `NAME_ct.nii.gz` + `NAME_label.nii.gz`, and the volumes that belong to no NAME_ct.
+    """Cases of `NAME_ct.nii.gz` + `NAME_label.nii.gz`, and what belongs to no NAME_ct: volumes, rows of findings.csv.
 
     Further `NAME_CLASS.nii.gz` are masks of one class. Subfolders called train, validation, ... are splits. `NAME.txt`
     or `NAME_report.txt` is a report, and a `findings.csv` with a column `name` may tell report, patient, region, phase,
@@ -75,13 +75,19 @@ def find_nifti(src: Path) -> tuple[list[SourceCase], list[str]]:
     """
     cases: list[SourceCase] = []
     left_over: list[str] = []
+    rows: dict[Path, set[str]] = {}
     for folder, split in _split_folders(src):
-        told = _told_of(folder) or _told_of(src)
+        table = next((t for t in (folder / "findings.csv", src / "findings.csv") if t.exists()), None)
+        told = _told_of(table) if table else {}
+        if table:
+            rows.setdefault(table, set(told))
         files, without_ct = _files_by_case(folder)
         left_over += [path.relative_to(src).as_posix() for path in without_ct]
         for name, kinds in files.items():
             masks = {k: p for k, p in kinds.items() if k not in ("ct", "label")}
             facts = dict(told.get(name, {}))
+            if table:
+                rows[table].discard(name)
             for text in (folder / f"{name}.txt", folder / f"{name}_report.txt"):
                 if text.exists():
                     facts["report"] = text.read_text(encoding="utf-8")
@@ -89,6 +95,8 @@ def find_nifti(src: Path) -> tuple[list[SourceCase], list[str]]:
             cases.append(SourceCase(name, patient, kinds["ct"], kinds.get("label"), masks, split, facts))
     if not cases:
         raise SourceError(f"{src} holds no NAME_ct.nii.gz with NAME_label.nii.gz; rename the volumes to that pattern.")
+    for table, names in rows.items():
+        left_over += [f"{table.relative_to(src).as_posix()}: {name}" for name in sorted(names)]
     return cases, left_over
 
 
@@ -236,10 +244,7 @@ def _split_folders(src: Path) -> list[tuple[Path, str]]:
     return split or [(src, "")]
 
 
-def _told_of(folder: Path) -> dict[str, dict[str, str]]:
-    path = folder / "findings.csv"
-    if not path.exists():
-        return {}
+def _told_of(path: Path) -> dict[str, dict[str, str]]:
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     known = {"name", "patient", "report", "region", "phase", "sex", "age", "habitus"}

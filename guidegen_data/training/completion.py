@@ -54,12 +54,11 @@ def claim(prepared: Path, out: Path, classes: Sequence[str]) -> None:
     if path.exists():
         if json.loads(path.read_text()) != wanted:
             raise SourceError(f"{out} was completed from other cases or for other classes; choose another folder.")
-        return
-    if out.exists() and any(out.iterdir()):
+    elif out.exists() and any(out.iterdir()):
         raise SourceError(f"{out} is not empty and holds no completed cases; choose another folder.")
     for folder in ("train", "validation", "cases"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    for name in (FILE_NAME, "split.csv", "refused.jsonl"):
+    for name in (FILE_NAME, "split.csv", "refused.jsonl"):  # each time: more may have been prepared since
         shutil.copyfile(prepared / name, out / name)
     write_text(path, json.dumps(wanted, indent=1))
 
