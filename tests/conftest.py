@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the other cores are the other workers'; read when torch is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 _SHIM = Path(__file__).parent / "torchvision_shim"
 if (
     Path(getattr(sys.modules.get("sitecustomize"), "__file__", "")).parent != _SHIM
