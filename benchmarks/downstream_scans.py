@@ -28,7 +28,12 @@ from benchmarks.record import RESULTS, save
 
 #: Results that are told by scan: of trainings that took cut slices as they are, and of those on cleared scans.
 OF_CUT_SCANS = ("downstream_donor_2400", "downstream_strict_2400", "downstream_donor_2400_float32")
-OF_CLEARED_SCANS = tuple(f"downstream_{s}_2400_imaged{p}" for s in ("donor", "strict") for p in ("", "_float32"))
+OF_CLEARED_SCANS = tuple(
+    f"downstream_{s}_2400_imaged{p}{pieces}"
+    for s in ("donor", "strict")
+    for p in ("", "_float32")
+    for pieces in ("", "_largest")
+)
 
 
 def two_way_interval(gains: np.ndarray, num_draws: int = NUM_DRAWS, seed: int = 0) -> list[float]:

@@ -35,7 +35,8 @@ def markdown(figures: dict[str, Any]) -> str:
     """Arms, organs, how far a gain is that of all, and how many of the trainings asked for were not done."""
     summed = figures["summary"]["k"]
     how = "every arm, in float32" if figures.get("precisions") == ["float32"] else "every arm"
-    told = f"{figures['setting'].capitalize()} setting, {figures['num_iterations']:,} iterations in {how}."
+    pieces = ", the largest piece of each organ kept" if "pieces" in figures else ""
+    told = f"{figures['setting'].capitalize()} setting, {figures['num_iterations']:,} iterations in {how}{pieces}."
     missing = figures["num_missing"]
     left = (
         f" {missing} of the trainings that the command names were not done; every row tells its seeds."

@@ -169,6 +169,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
     "Does it help a segmentation network? Without slices that were not imaged": {
         "downstream_donor_2400_imaged": downstream_table.markdown,
         "downstream_donor_2400_imaged_float32": downstream_table.markdown,
+        "downstream_donor_2400_imaged_float32_largest": downstream_table.markdown,
         "downstream_strict_2400_imaged": downstream_table.markdown,
     },
     "The same, cut scans as they are": {

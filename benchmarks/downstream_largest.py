@@ -1,0 +1,86 @@
+"""A downstream result with one piece of each organ kept: python -m benchmarks.downstream_largest RESULT --work WORK
+
+Every organ of this test is one piece, and nnU-Net's own last step (`nnUNetv2_determine_postprocessing`) would keep a
+class's largest component where cross-validation says so. Here it is kept of every organ in every arm, and the
+predictions that `benchmarks.downstream` left in WORK are scored again: no training is done. RESULT is that result's
+name, as downstream_donor_2400_imaged_float32; writes results/RESULT_largest.json, which has its form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from benchmarks.downstream_arms import ARMS
+from benchmarks.downstream_curve import draw
+from benchmarks.downstream_scores import ORGANS, Score, packed, score_case
+from benchmarks.downstream_statistics import summary
+from benchmarks.record import RESULTS, save
+
+_ANY_NEIGHBOUR = np.ones((3, 3, 3), int)
+
+
+def largest_pieces(label_map: np.ndarray) -> np.ndarray:
+    """A label map (X, Y, Z) of LABELS with the largest piece of each organ, voxels that share a corner being one."""
+    kept = np.zeros_like(label_map)
+    for number in ORGANS.values():
+        pieces, count = ndimage.label(label_map == number, _ANY_NEIGHBOUR)
+        if count:
+            kept[pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())] = number
+    return kept
+
+
+def scores_of(predictions: Path, cts: list[Path]) -> dict[str, dict[str, Score]]:
+    """Patient -> scores of the largest pieces of its prediction NAME.nii.gz against the contours beside its CT."""
+    cases = {}
+    for ct in tqdm(cts, desc=predictions.name, disable=None):
+        name = ct.name.removesuffix("_ct.nii.gz")
+        truth = nib.Nifti1Image.from_filename(ct.with_name(f"{name}_label.nii.gz"))
+        predicted = nib.Nifti1Image.from_filename(predictions / f"{name}.nii.gz")
+        spacing = tuple(float(v) for v in truth.header.get_zooms()[:3])
+        cases[name] = score_case(np.asarray(truth.dataobj), largest_pieces(np.asarray(predicted.dataobj)), spacing)
+    return cases
+
+
+def rescored(figures: dict[str, Any], work: Path, test: Path) -> dict[str, Any]:
+    """The figures of a result with the scores of largest pieces; SystemExit where WORK lacks what it was made of."""
+    cts = sorted(test.glob("*_ct.nii.gz"))
+    if sorted(ct.name.removesuffix("_ct.nii.gz") for ct in cts) != sorted(figures["test_patients"]):
+        sys.exit(f"{test} holds other test patients than the result's {len(figures['test_patients'])}.")
+    runs = []
+    for run in figures["trainings"]:
+        name = f"{run['arm']}-k{run['k']}-seed{run['seed']}"
+        predictions = work / "predictions" / name
+        missing = [c for c in figures["test_patients"] if not (predictions / f"{c}.nii.gz").exists()]
+        if missing:
+            sys.exit(f"{predictions} has no prediction for {missing[:3]}; it must be the folder that made the result.")
+        runs.append({**run, "cases": scores_of(predictions, cts)})
+    scores = {f"{r['arm']}-k{r['k']}-seed{r['seed']}": packed(r["cases"]) for r in runs}
+    return {**figures, "summary": summary(runs, list(ARMS)), "scores": scores, "pieces": "the largest of each organ"}
+
+
+def main() -> None:
+    """Scores the predictions of a result again and writes them beside it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", help="name of a result of benchmarks.downstream in results/, without .json")
+    parser.add_argument("--work", type=Path, required=True, help="the folder that it was made in")
+    parser.add_argument("--test", type=Path, help="folder of the test patients (default WORK/imaged/validation)")
+    args = parser.parse_args()
+    path = RESULTS / f"{args.result}.json"
+    if not path.exists():
+        sys.exit(f"no result {path}; give the name of one, without .json.")
+    figures = rescored(json.loads(path.read_text())["figures"], args.work, args.test or args.work / "imaged/validation")
+    save(f"{args.result}_largest", figures)
+    draw(figures, RESULTS / f"{args.result}_largest.png")
+
+
+if __name__ == "__main__":
+    main()
