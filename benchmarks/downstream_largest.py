@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from benchmarks.downstream import Training
 from benchmarks.downstream_arms import ARMS
 from benchmarks.downstream_curve import draw
-from benchmarks.downstream_scores import ORGANS, Score, packed, score_case
+from benchmarks.downstream_scores import ORGANS, packed, score_folder
 from benchmarks.downstream_statistics import summary
 from benchmarks.record import RESULTS, save
 
@@ -38,32 +38,21 @@ def largest_pieces(label_map: np.ndarray) -> np.ndarray:
     return kept
 
 
-def scores_of(predictions: Path, cts: list[Path]) -> dict[str, dict[str, Score]]:
-    """Patient -> scores of the largest pieces of its prediction NAME.nii.gz against the contours beside its CT."""
-    cases = {}
-    for ct in tqdm(cts, desc=predictions.name, disable=None):
-        name = ct.name.removesuffix("_ct.nii.gz")
-        truth = nib.Nifti1Image.from_filename(ct.with_name(f"{name}_label.nii.gz"))
-        predicted = nib.Nifti1Image.from_filename(predictions / f"{name}.nii.gz")
-        spacing = tuple(float(v) for v in truth.header.get_zooms()[:3])
-        cases[name] = score_case(np.asarray(truth.dataobj), largest_pieces(np.asarray(predicted.dataobj)), spacing)
-    return cases
-
-
 def rescored(figures: dict[str, Any], work: Path, test: Path) -> dict[str, Any]:
     """The figures of a result with the scores of largest pieces; SystemExit where WORK lacks what it was made of."""
-    cts = sorted(test.glob("*_ct.nii.gz"))
-    if sorted(ct.name.removesuffix("_ct.nii.gz") for ct in cts) != sorted(figures["test_patients"]):
+    patients = {ct.name.removesuffix("_ct.nii.gz"): ct for ct in sorted(test.glob("*_ct.nii.gz"))}
+    if sorted(patients) != sorted(figures["test_patients"]):
         sys.exit(f"{test} holds other test patients than the result's {len(figures['test_patients'])}.")
-    runs = []
-    for run in figures["trainings"]:
-        name = f"{run['arm']}-k{run['k']}-seed{run['seed']}"
+    runs, scores = [], {}
+    for run in tqdm(figures["trainings"], desc="trainings", disable=None):
+        name = Training(run["arm"], run["k"], run["seed"]).name
         predictions = work / "predictions" / name
-        missing = [c for c in figures["test_patients"] if not (predictions / f"{c}.nii.gz").exists()]
+        missing = [c for c in patients if not (predictions / f"{c}.nii.gz").exists()]
         if missing:
             sys.exit(f"{predictions} has no prediction for {missing[:3]}; it must be the folder that made the result.")
-        runs.append({**run, "cases": scores_of(predictions, cts)})
-    scores = {f"{r['arm']}-k{r['k']}-seed{r['seed']}": packed(r["cases"]) for r in runs}
+        cases = score_folder(predictions, patients, largest_pieces)
+        runs.append({**run, "cases": cases})
+        scores[name] = packed(cases)
     return {**figures, "summary": summary(runs, list(ARMS)), "scores": scores, "pieces": "the largest of each organ"}
 
 

@@ -17,20 +17,13 @@ _BESIDE = {
     "guidegen-falling over synthseg-falling": "GuideGen, falling, over SynthSeg's random texture on our label maps",
     "guidegen-falling over donors-falling": "GuideGen, falling, over real patients of whom the generator learned",
 }
-_ONE_PIECE = "the largest piece of each organ kept"
-_TITLES = {
-    _MAIN: "Donor setting",
-    "downstream_strict_2400": "Strict setting",
-    "downstream_donor_2400_float32": "Donor setting, in float32",
-    "downstream_donor_2400_imaged": "Donor setting, cleared scans",
-    "downstream_donor_2400_imaged_float32": "Donor setting, cleared scans, in float32",
-    "downstream_donor_2400_imaged_largest": f"Donor setting, cleared scans, {_ONE_PIECE}",
-    "downstream_donor_2400_imaged_float32_largest": f"Donor setting, cleared scans, in float32, {_ONE_PIECE}",
-    "downstream_strict_2400_imaged": "Strict setting, cleared scans",
-    "downstream_strict_2400_imaged_largest": f"Strict setting, cleared scans, {_ONE_PIECE}",
-    "downstream_strict_2400_imaged_float32_largest": f"Strict setting, cleared scans, in float32, {_ONE_PIECE}",
-    "downstream_strict_2400_imaged_float32": "Strict setting, cleared scans, in float32",
-}
+#: What a part of a result's name says of its trainings.
+_PARTS = {"_imaged": "cleared scans", "_float32": "in float32", "_largest": "the largest piece of each organ kept"}
+
+
+def _title(result: str) -> str:
+    setting = "Strict setting" if "_strict" in result else "Donor setting"
+    return ", ".join([setting, *(words for part, words in _PARTS.items() if part in result)])
 
 
 def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5", result: str = _MAIN) -> str:
@@ -63,7 +56,7 @@ def gain(figures: dict[str, Any]) -> str:
     told = []
     for result in figures["results"]:
         if result.startswith("downstream_donor_2400_imaged"):
-            told.append(f"{_TITLES[result]}, synthetic patches falling from all to none:")
+            told.append(f"{_title(result)}, synthetic patches falling from all to none:")
             told.append(in_short(figures, "guidegen-falling", result))
     return "\n\n".join([*told, "Cut scans as they are, half of the patches throughout:", in_short(figures)])
 
@@ -76,7 +69,7 @@ def markdown(figures: dict[str, Any]) -> str:
         away = " | ".join(f"{share:.1%}" for share in told["share_of_organ_cut"].values())
         lines.append(f"| {what} | {told['num']} | {told['num_cut']} | {away} |")
     for name, table in figures["results"].items():
-        lines += ["", f"{_TITLES[name]}: Dice gained over real alone (95 %, seeds and patients drawn); p, gain / lose, "
+        lines += ["", f"{_title(name)}: Dice gained over real alone (95 %, seeds and patients drawn); p, gain / lose, "
                   "HD95 gained and each seed on whole scans"]  # fmt: skip
         lines += ["", "| k | trained on | whole scans | cut scans | all | p | gain / lose | HD95 | seeds |"]
         lines.append("|---|---|---|---|---|---|---|---|---|")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -50,14 +51,19 @@ def score_case(truth: np.ndarray, predicted: np.ndarray, spacing_mm: tuple[float
     return scores
 
 
-def score_folder(predictions: Path, patients: dict[str, Path]) -> dict[str, dict[str, Score]]:
-    """Scores of the predictions NAME.nii.gz against the contours beside the patients' CTs (name -> CT)."""
+def score_folder(
+    predictions: Path, patients: dict[str, Path], after: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> dict[str, dict[str, Score]]:
+    """Scores of the predictions NAME.nii.gz against the contours beside the patients' CTs (name -> CT).
+
+    `after` is done to a predicted label map (X, Y, Z) before it is scored.
+    """
     cases = {}
     for name, ct in patients.items():
         truth = nib.Nifti1Image.from_filename(ct.with_name(f"{name}_label.nii.gz"))
         predicted = nib.Nifti1Image.from_filename(predictions / f"{name}.nii.gz")
         spacing = tuple(float(v) for v in truth.header.get_zooms()[:3])
-        cases[name] = score_case(np.asarray(truth.dataobj), np.asarray(predicted.dataobj), spacing)
+        cases[name] = score_case(np.asarray(truth.dataobj), after(np.asarray(predicted.dataobj)), spacing)
     return cases
 
 
