@@ -27,10 +27,9 @@ from benchmarks.record import IMAGE_PARTS, save, weights
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.metrics.evaluation import real_cases
-from guidegen_data.models.segmenter import Segmenter
+from guidegen_data.models.segmenter import Segmenter, probabilities
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.augment import TrainingCase
-from guidegen_data.training.completion import probabilities
 from guidegen_data.training.run_state import best_or_last, load_part
 from guidegen_data.training.segmenter import organ_ids
 

@@ -105,3 +105,23 @@ def ray_scaling(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (f"one of {figures['nodes']} nodes removed in the middle of {removed['cases']} cases", lost),
     ]
+
+
+def found(figures: dict[str, Any]) -> str:
+    """Dice of a segmenter of real patients with label maps of each kind, organ by organ."""
+    organs = list(next(iter(figures["found"].values()))["organs"])
+    lines = [
+        f"What the segmenter `{figures['segmenter']}` of the downstream benchmark finds, by mean Dice (in brackets: in "
+        "how many it hardly finds the organ, below 0.2):",
+        "",
+        "| looked at | cases | mean | " + " | ".join(organs) + " |",
+        "|---" * (3 + len(organs)) + "|",
+    ]
+    for kind, of in figures["found"].items():
+        cells = [_found_cell(of["organs"].get(organ)) for organ in organs]
+        lines.append(f"| {kind} | {of['num_cases']} | {of['mean']:.3f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _found_cell(of: dict[str, Any] | None) -> str:
+    return "" if of is None else f"{of['dice']:.2f} ({of['hardly_found']} of {of['n']})"

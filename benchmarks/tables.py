@@ -171,6 +171,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "downstream_donor_2400_imaged_float32": downstream_table.markdown,
         "downstream_donor_2400_imaged_float32_largest": downstream_table.markdown,
         "downstream_strict_2400_imaged": downstream_table.markdown,
+        "downstream_found": part.found,
     },
     "The same, cut scans as they are": {
         "downstream_donor_2400": downstream_table.markdown,

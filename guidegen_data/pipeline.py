@@ -27,6 +27,7 @@ from guidegen_data.models.detail import DetailNetwork
 from guidegen_data.models.folder import fingerprint_of, model_folder
 from guidegen_data.models.mask_sampler import MaskSampler
 from guidegen_data.models.precision import choose_device, compute_dtype, place, to_device
+from guidegen_data.models.segmenter import Segmenter
 from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.models.text import DEFAULT_ENCODER
 from guidegen_data.models.tissue import TissueNetwork
@@ -42,10 +43,11 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
     """Both stages with their schedulers. `from_pretrained("torso")` loads the default model that comes installed.
 
     A model with a `detail_network` draws some classes anew at full resolution, where stage 1's grid is too coarse. One
-    with a `tissue_network` draws fat, soft tissue and bone around the classes of a label map before its CT.
+    with a `tissue_network` draws fat, soft tissue and bone around the classes of a label map before its CT. One with a
+    `second_reader` has every CT read by it, and the verdict asks for the Dice `least_read_dice` of the classes in it.
     """
 
-    _optional_components = ["detail_network", "tissue_network"]  # noqa: RUF012 - diffusers reads it so
+    _optional_components = ["detail_network", "tissue_network", "second_reader"]  # noqa: RUF012 - diffusers reads it so
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         slice_scheduler: Any,
         tissue_network: TissueNetwork | None = None,
         detail_network: DetailNetwork | None = None,
+        second_reader: Segmenter | None = None,
         anatomy_name: str = "torso",
         text_encoder: str = DEFAULT_ENCODER,
         num_steps_mask: int = 16,
@@ -72,6 +75,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         noise_hu: Sequence[float] = (3.0, 12.0),
         hold_hu: bool = True,
         noise_correlation: float = 0.0,
+        least_read_dice: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -82,6 +86,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             slice_scheduler=slice_scheduler,
             tissue_network=tissue_network,
             detail_network=detail_network,
+            second_reader=second_reader,
         )
         self.register_to_config(
             anatomy_name=anatomy_name,
@@ -100,6 +105,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             noise_hu=tuple(noise_hu),
             hold_hu=hold_hu,
             noise_correlation=noise_correlation,
+            least_read_dice=least_read_dice,
         )
         self.fingerprint = ""
 
@@ -127,6 +133,8 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         where = choose_device(device)
         for part in filter(None, (getattr(self, name) for name in _PARTS)):
             place(part, where, compute_dtype(where))
+        if self.second_reader is not None:
+            place(self.second_reader, where, torch.float32)  # it takes care of its precision itself
         return self
 
     def compile(self) -> GuideGenPipeline:
@@ -223,19 +231,15 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         hu = self.organ_hu([d.findings.phase for d in drafts], generators, organ_hu)
         cts = self.sample_cts(labels, tokens, generators, num_steps_ct, styles, hu, [d.findings for d in drafts])
         steps = num_steps_ct or self.config.num_steps_ct
-        told = [{} for _ in drafts] if hu is None else [{"organ_hu": self._by_name(row)} for row in hu]
+        told = [{} for _ in drafts] if hu is None else [{"organ_hu": self.by_name(row)} for row in hu]
         arrays = [ct.cpu().numpy() for ct in cts]
         if self.slice_generator.config.loose_tissues:
             cut = [of_ct(draft.label_map, ct, self.anatomy) for draft, ct in zip(drafts, arrays, strict=True)]
             drafts = [replace(draft, label_map=labels) for draft, labels in zip(drafts, cut, strict=True)]
         return [
-            draft.with_ct(ct, {"num_steps_ct": steps, "noise": vars(style), **of_organs})
+            draft.with_ct(ct, {"num_steps_ct": steps, "noise": vars(style), **of_organs, **self.read(draft, ct)})
             for draft, ct, style, of_organs in zip(drafts, arrays, styles, told, strict=True)
         ]
-
-    def _by_name(self, class_hu: Tensor) -> dict[str, float]:
-        own = class_hu[: self.anatomy.num_classes]  # tissues follow: of no table, and not to be asked for
-        return {c.name: round(float(hu), 1) for c, hu in zip(self.anatomy.classes, own, strict=True) if hu == hu}
 
     def label_maps(
         self,

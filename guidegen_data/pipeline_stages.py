@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guidegen_data.anatomy import Anatomy, anatomy_named
+from guidegen_data.case import Draft
 from guidegen_data.errors import ModelError
 from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes, mask_prompt
 from guidegen_data.lesion_contrast import hold_lesion_hu
@@ -21,6 +22,7 @@ from guidegen_data.models.mask_sampler import MaskCondition
 from guidegen_data.models.noise_style import NoiseStyle, draw_style, with_noise
 from guidegen_data.models.sampling import sample_masks
 from guidegen_data.models.sampling_ct import sample_cts
+from guidegen_data.models.segmenter import second_read
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.models.volume_bounds import VolumeBound
 from guidegen_data.organ_sizes import size_bounds, size_lean
@@ -42,6 +44,7 @@ class StageSampling:
     slice_scheduler: Any
     tissue_network: Any
     detail_network: Any
+    second_reader: Any
     _text: TextEncoder | None = None
 
     @property
@@ -210,3 +213,15 @@ class StageSampling:
                 )
             drawn[:, self.anatomy.id_of(name)] = float(hu)
         return drawn
+
+    def by_name(self, class_hu: Tensor) -> dict[str, float]:
+        """Class -> HU of a row of `organ_hu`, those that it tells."""
+        own = class_hu[: self.anatomy.num_classes]  # tissues follow: of no table, and not to be asked for
+        return {c.name: round(float(hu), 1) for c, hu in zip(self.anatomy.classes, own, strict=True) if hu == hu}
+
+    def read(self, draft: Draft, ct_hu: np.ndarray) -> dict[str, Any]:
+        """What the second reader finds of a draft's label map in its CT (X, Y, Z), as provenance; {} without one."""
+        least = self.config.get("least_read_dice")
+        if self.second_reader is None or not least:
+            return {}
+        return {"second_read": second_read(self.second_reader, ct_hu, draft.label_map, self.anatomy, least)}

@@ -46,10 +46,12 @@ def verdict(case: Case) -> dict[str, Any]:
     body is (where the table has its tissues), their mean HU, the share
     of the field that is body, and that the CT changes where the labels do. Where the provenance tells what was done
     to the label map after it was drawn: specks given away, lesions added by rule, and that every lesion asked for is
-    at its site and no other is there. Of organs that no word is said of, lower bounds of volume are not checked,
-    because the field may cut any organ.
+    at its site and no other is there. Where a second reader looked at the CT: that it found the organs of the label
+    map there as well as it finds those of real patients. Of organs that no word is said of, lower bounds of volume are
+    not checked, because the field may cut any organ.
     """
-    return _passed([*_check_label_map(case), *_check_body(case), *_check_hu(case), *_check_adherence(case)])
+    of_ct = [*_check_body(case), *_check_hu(case), *_check_adherence(case), *_check_second_read(case)]
+    return _passed([*_check_label_map(case), *of_ct])
 
 
 def verdict_before_ct(draft: Draft) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def organ_volumes_ml(case: Case | Draft) -> dict[str, float]:
 
 def _check_mending(case: Case | Draft) -> Iterator[dict[str, Any]]:
     """Only for cases whose provenance tells what was done to their label map: what that was to bring about is there."""
-    made = case.provenance.get("generation", case.provenance)  # where a shard's metadata keeps it
+    made = _as_made(case)
     if "cleaned_voxels" in made:
         removed = sum(made["cleaned_voxels"].values())
         limit = round(SPECK_SHARE * int((case.label_map > 0).sum()))
@@ -102,6 +104,12 @@ def _check_mending(case: Case | Draft) -> Iterator[dict[str, Any]]:
         missing, strays = match_lesions(asked, find_lesions(case.label_map, case.anatomy, case.spacing_mm))
         yield _check("lesions at the sites asked for", len(asked) - len(missing), (len(asked), len(asked)))
         yield _check("lesions that nobody asked for", len(strays), (0, 0))
+
+
+def _as_made(case: Case | Draft) -> Mapping[str, Any]:
+    """What the pipeline noted of a case."""
+    noted: Mapping[str, Any] = case.provenance.get("generation", case.provenance)  # where a shard's metadata keeps it
+    return noted
 
 
 def _check_body(case: Case) -> Iterator[dict[str, Any]]:
@@ -175,6 +183,12 @@ def _check_hu(case: Case) -> Iterator[dict[str, Any]]:
 
 def _check_adherence(case: Case) -> Iterator[dict[str, Any]]:
     yield _check("HU steps at label borders over those beside them", adherence(case), ADHERENCE)
+
+
+def _check_second_read(case: Case) -> Iterator[dict[str, Any]]:
+    """Only for cases of a model with a second reader, by what it found when the case was made."""
+    for name, of in _as_made(case).get("second_read", {}).items():
+        yield _check(f"{name} as the second reader finds it (Dice)", of["dice"], (of["least"], 1.0))
 
 
 def adherence(case: Case) -> float:

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from benchmarks import downstream_arms, downstream_donors, downstream_table
+from benchmarks import donor_reader, downstream_arms, downstream_donors, downstream_table
 from benchmarks.downstream import Benchmark, Training
 from benchmarks.downstream_arms import ARMS, Sizes, Sources, as_it_is, prepare_real_cases
 from benchmarks.downstream_donors import ORGAN_FILES, donor_cases
@@ -161,3 +161,23 @@ def test_the_donor_setting_hands_its_sources_the_donors(tmp_path, monkeypatch) -
     sources = benchmark._sources(Training("donors", 5, 0), [], tmp_path / "cell")
     assert sources.donors is not None
     assert sources.donors() == [tmp_path / "openkbp", tmp_path / "work" / "donors"]
+
+
+def test_a_second_reader_learns_from_donors_alone(tmp_path, monkeypatch) -> None:
+    openkbp = tmp_path / "openkbp"
+    names = [f"pt_{n}" for n in range(900, 945)]
+    for name in names:
+        (openkbp / "train").mkdir(parents=True, exist_ok=True)
+        (openkbp / "train" / f"{name}_ct.nii.gz").write_bytes(b"ct")
+        (openkbp / "train" / f"{name}_label.nii.gz").write_bytes(b"label")
+    with (openkbp / "index.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["patient", "split", "organs"])
+        rows.writerows([name, "train", "Larynx " * (n < 40)] for n, name in enumerate(names))
+    told: list[tuple[object, ...]] = []
+    monkeypatch.setattr(donor_reader.Commands, "guidegen", lambda self, name, *words: told.append(words))
+    assert donor_reader.donor_reader(openkbp, tmp_path / "work") == tmp_path / "work" / "completed"
+    linked = {p.name.split("_ct")[0] for p in (tmp_path / "work" / "source").glob("*_ct.nii.gz")}
+    assert linked == set(pool_and_donors(openkbp)[1]) == set(names[40:])
+    assert told[0][-2:] == ("--validation-share", 0.3)
+    assert told[1][:3] == ("complete", told[0][3], tmp_path / "work" / "completed")

@@ -34,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Joins the runs of `guidegen train masks` and `guidegen train slices` into a model folder. With a model for "
         "the slices (RUN torso OUT) OUT is that model with this stage 1, with one model for both (torso torso OUT "
-        "--detail RUN) that model with this detail; all else of it is as it was."
+        "--detail RUN) that model with this detail; all else of it is as it was. --second-reader adds a network that "
+        "looks at every CT which the model makes: cases in which it does not find the organs of the label map are "
+        "refused."
     )
     parser.add_argument("masks", type=Path, help="run folder of stage 1, or a model")
     parser.add_argument(
@@ -42,6 +44,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--decoder", type=Path, help="run folder of a decoder trained for these slices")
     parser.add_argument("--detail", type=Path, help="run folder of the detail to be drawn after stage 1")
+    parser.add_argument(
+        "--second-reader",
+        type=Path,
+        metavar="COMPLETED",
+        help="folder that `guidegen complete` wrote: its network shall read every CT that the model makes",
+    )
+    parser.add_argument(
+        "--read-percentile",
+        type=float,
+        default=10.0,
+        metavar="P",
+        help="an organ must be found as well as in all but P of 100 held-out patients (default 10)",
+    )
     parser.add_argument("out", type=Path, help="model folder to write: safetensors in half precision")
     parser.add_argument(
         "--anatomy", help="label table: torso, head-neck or a YAML file (default: the one the run of stage 1 had)"
@@ -101,8 +116,10 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.pipeline import CategoricalScheduler, GuideGenPipeline
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.masks import read_volume_ratio
+    from guidegen_data.training.model_parts import put_reader
     from guidegen_data.training.provenance import model_card
     from guidegen_data.training.run_state import load_part
+    from guidegen_data.training.second_reader import reader_of
 
     if args.delay_ct is not None and args.delay_ct < 1:
         raise ModelError(f"--delay-ct is a number of steps from 1, got {args.delay_ct}.")
@@ -125,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
     if slices.config.num_classes != anatomy.num_classes + (0 if tissue is None else len(TISSUES)):
         raise ModelError(f"{args.slices} learned another label table than {anatomy.name}; give runs that agree.")
     detail = _detail(args, anatomy) if args.detail else None
+    reader = reader_of(args.second_reader, anatomy, args.read_percentile) if args.second_reader else None
     pipe = GuideGenPipeline(
         masks,
         CategoricalScheduler(num_classes=masks.config.num_classes, last_timestep=args.last_timestep),
@@ -153,6 +171,8 @@ def run(args: argparse.Namespace) -> int:
     name, runs = args.out.resolve().name, (args.masks, args.slices)
     card = model_card(name, anatomy, *runs, args.licence, args.decoder, args.detail)
     (args.out / "README.md").write_text(card, encoding="utf-8")
+    if reader is not None:
+        put_reader(args.out, *reader)
     return _told_size(args.out)
 
 
@@ -214,19 +234,20 @@ def _check_table(run: Path, anatomy: Anatomy) -> None:
 
 
 def _into_model(args: argparse.Namespace) -> int:
-    """Writes the model named for the slices with the stage 1, or the detail, of a run."""
+    """Writes the model named for the slices with the stage 1, the detail or the second reader of a run."""
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from
     from guidegen_data.errors import ModelError
     from guidegen_data.models.folder import anatomy_name_of, model_folder
     from guidegen_data.models.mask_sampler import MaskSampler
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.masks import read_volume_ratio
-    from guidegen_data.training.model_parts import copy_model, put_part
+    from guidegen_data.training.model_parts import copy_model, put_part, put_reader
     from guidegen_data.training.run_state import load_part
+    from guidegen_data.training.second_reader import reader_of
 
     folder, masks, detail = model_folder(str(args.slices)), None, None
-    if args.masks == args.slices and not args.detail:
-        raise ModelError("one model for both stages is exported with another --detail; give its run.")
+    if args.masks == args.slices and not (args.detail or args.second_reader):
+        raise ModelError("one model for both stages is exported with another --detail or --second-reader; give one.")
     if changed := [f"--{k.replace('_', '-')}" for k, v in _OF_RUNS.items() if getattr(args, k) != v]:
         raise ModelError(f"{folder.name} is kept as it is but for its new parts; leave {', '.join(changed)}.")
     held = folder / FILE_NAME
@@ -237,6 +258,7 @@ def _into_model(args: argparse.Namespace) -> int:
         masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
     if args.detail:
         detail = _detail(args, anatomy)
+    reader = reader_of(args.second_reader, anatomy, args.read_percentile) if args.second_reader else None
     copy_model(folder, args.out)
     if masks is not None:
         ratio = read_volume_ratio(args.masks)
@@ -244,6 +266,8 @@ def _into_model(args: argparse.Namespace) -> int:
     if detail is not None:
         facts = {"num_steps_detail": args.steps_detail}
         put_part(args.out, Initial.DETAIL.value, detail, "detail", args.detail, **facts)
+    if reader is not None:
+        put_reader(args.out, *reader)
     _forget_paths(args.out)
     return _told_size(args.out)
 

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import ndimage
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.anatomy_files import FILE_NAME, read_anatomy
 from guidegen_data.errors import SourceError
-from guidegen_data.models.precision import mixed_precision
-from guidegen_data.models.segmenter import Segmenter
+from guidegen_data.models.segmenter import Segmenter, probabilities, read_dice
 from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.templates import library_for
 from guidegen_data.sources.augment import TrainingCase
@@ -79,15 +77,6 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-@torch.inference_mode()
-def probabilities(model: Segmenter, ct_hu: np.ndarray) -> np.ndarray:
-    """Class probabilities (K, X, Y, Z) float32 of a CT (X, Y, Z) in HU."""
-    device = next(model.parameters()).device
-    with mixed_precision(device):
-        logits = model(torch.from_numpy(ct_hu).float()[None, None].to(device))
-    return logits[0].softmax(dim=0).cpu().numpy()
-
-
 def draw_missing(
     label_map: np.ndarray, chances: np.ndarray, wanted: dict[int, float], anatomy: Anatomy
 ) -> tuple[np.ndarray, dict[int, int]]:
@@ -119,10 +108,9 @@ def held_out_dice(prepared: Path, model: Segmenter, classes: Sequence[str], anat
             continue
         chances = probabilities(model, case.ct_hu)
         for name in classes:
-            truth = case.label_map == anatomy.id_of(name)
-            if truth.any():
-                made = (chances[anatomy.id_of(name)] > 0.5) & (case.label_map != anatomy.lesion_id)
-                dice[name].append(float(2 * (made & truth).sum() / (made.sum() + truth.sum())))
+            class_id = anatomy.id_of(name)
+            if (case.label_map == class_id).any():
+                dice[name].append(read_dice(chances, case.label_map, class_id, anatomy.lesion_id))
     return dice
 
 

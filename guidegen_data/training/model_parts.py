@@ -25,6 +25,25 @@ def copy_model(folder: Path, out: Path) -> None:
 
 def put_part(model: Path, part: str, network: nn.Module, stage: str, run: Path, **config: Any) -> None:
     """Writes a part in half precision, `config` into the model's index, and the run's row of a stage into its card."""
+    _put(model, part, network, config)
+    card = model / "README.md"
+    card.write_text(with_stage(_text_of(card), stage, run), encoding="utf-8")
+
+
+def put_reader(model: Path, reader: nn.Module, least: dict[str, float], section: str) -> None:
+    """Writes a second reader into a model folder, in place of one that was there, and its section into the card."""
+    _put(model, "second_reader", reader, {"least_read_dice": least})
+    card, head = model / "README.md", section.splitlines()[0]
+    before, _, after = _text_of(card).partition(head)
+    rest = after[at:] if (at := after.find("\n## ")) >= 0 else ""
+    card.write_text(before.rstrip("\n") + "\n\n" + section + rest, encoding="utf-8")
+
+
+def _text_of(card: Path) -> str:
+    return card.read_text(encoding="utf-8") if card.exists() else ""
+
+
+def _put(model: Path, part: str, network: nn.Module, config: dict[str, Any]) -> None:
     half: Any = nn.Module.to(network, torch.float16)
     half.save_pretrained(model / part, safe_serialization=True)
     index = json.loads((model / "model_index.json").read_text())
@@ -32,6 +51,3 @@ def put_part(model: Path, part: str, network: nn.Module, stage: str, run: Path, 
     first = {k: v for k, v in index.items() if k.startswith("_")}
     index = first | dict(sorted((k, v) for k, v in index.items() if k not in first))
     (model / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    card = model / "README.md"
-    told = card.read_text(encoding="utf-8") if card.exists() else ""
-    card.write_text(with_stage(told, stage, run), encoding="utf-8")
