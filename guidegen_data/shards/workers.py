@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -112,7 +113,8 @@ def encode_block(
 
 
 class _Worker:
-    """A process that computes one block at a time; it ends when its pipe does, so it never outlives this process."""
+    """A process that computes one block at a time. It ends with this process, however that ends: a killed run leaves
+    nothing that goes on computing."""
 
     def __init__(self, recipe: Recipe, load: Load, num_cases: int, num_threads: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -180,6 +182,7 @@ def _share_out(pool: list[_Worker], blocks: list[int]) -> Iterator[Finished]:
 def _serve(connection: Connection, recipe: Recipe, load: Load, num_cases: int, num_threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     signal.signal(signal.SIGTERM, _leave)  # with its locks given back, which the default would leave behind
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     prepared: tuple[CaseGenerator, ReportSource] | None = None
     with suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
@@ -193,6 +196,14 @@ def _serve(connection: Connection, recipe: Recipe, load: Load, num_cases: int, n
                 raise
             except Exception:
                 connection.send((block, RuntimeError(f"in a worker process:\n{traceback.format_exc()}")))
+
+
+def _leave_with_parent() -> None:
+    """Waits for the end of the parent, which cannot tell when it is killed, and ends this process within its block."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave(number: int, frame: object) -> None:
