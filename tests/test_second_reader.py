@@ -72,10 +72,10 @@ def test_a_network_sees_the_box_around_the_body_and_reads_nothing_outside() -> N
     ct[3:14, 5:9, 29:32] = 200
     ct[20, 20, 20] = -600  # not dense enough for a body
     box = body_box(ct, 8)
-    assert box == (slice(3, 19), slice(5, 13), slice(24, 32))
+    assert box == (slice(3, 19), slice(5, 21), slice(16, 32))
     reader = ByHU()
     chances = probabilities(reader, ct)
-    assert reader.seen == (16, 8, 8)
+    assert reader.seen == (16, 16, 16)
     assert chances.shape == (HEAD_NECK.num_classes, 32, 32, 32)
     assert np.array_equal(chances[HEAD_NECK.id_of("larynx")] > 0.5, ct == 200)
     assert np.allclose(chances.sum(axis=0), 1)
@@ -83,6 +83,12 @@ def test_a_network_sees_the_box_around_the_body_and_reads_nothing_outside() -> N
     outside[box] = False
     assert (chances[0][outside] == 1).all()
     assert body_box(np.full((16, 16, 16), -1000), 8) == (slice(None),) * 3
+
+
+def test_a_body_of_one_voxel_can_be_read() -> None:
+    ct = np.full((32, 32, 32), -1000, np.int16)
+    ct[1, 1, 1] = 200
+    assert np.isfinite(probabilities(Segmenter(HEAD_NECK.num_classes, channels=(4, 8, 8)).eval(), ct)).all()
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,8 @@ def partial_losses(
 
 
 def body_box(ct_hu: np.ndarray, multiple: int) -> tuple[slice, slice, slice]:
-    """The box around the body of a CT (X, Y, Z) in HU, its sides the next multiple of `multiple` voxels.
+    """The box around the body of a CT (X, Y, Z) in HU, its sides the next multiple of `multiple` voxels, two at least:
+    one would be a single voxel to the innermost layer, which cannot be normalised.
 
     The whole volume, whose sides are such multiples, where it shows no body. Air around a patient is most of many
     volumes, and says nothing.
@@ -112,7 +113,7 @@ def body_box(ct_hu: np.ndarray, multiple: int) -> tuple[slice, slice, slice]:
     box = []
     for axis, n in enumerate(body.shape):
         (shown,) = np.nonzero(body.any(axis=tuple({0, 1, 2} - {axis})))
-        side = -(-int(shown[-1] + 1 - shown[0]) // multiple) * multiple
+        side = min(n, max(2, -(-int(shown[-1] + 1 - shown[0]) // multiple)) * multiple)
         start = min(int(shown[0]), n - side)
         box.append(slice(start, start + side))
     return box[0], box[1], box[2]
