@@ -12,7 +12,7 @@ import torch
 from guidegen_data.cli.main import main
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.segmenter import Segmenter, partial_losses
-from guidegen_data.sources.prepared import case_paths, load_case, load_report
+from guidegen_data.sources.prepared import case_paths, load_case, load_report, save_case
 from guidegen_data.training.completion import anatomy_of, draw_missing
 from guidegen_data.training.provenance import model_card
 from guidegen_data.training.segmenter import PartialCases, organ_ids, organs_named, segmenter_recipe, train_segmenter
@@ -116,6 +116,37 @@ def test_a_deleted_file_is_made_again_and_counted_once(prepared, completed, tmp_
     assert path.read_bytes() == before
     assert sorted((out / "completed.jsonl").read_text().splitlines(keepends=True)) == sorted(lines)
     assert (out / "completed.json").read_text() == (completed / "completed.json").read_text()
+
+
+def test_a_case_that_was_prepared_anew_is_completed_anew(prepared, completed, tmp_path) -> None:
+    source, out = tmp_path / "prepared", tmp_path / "again"
+    shutil.copytree(prepared, source)
+    shutil.copytree(completed, out)
+    path = next(p for p in case_paths(source / "train") if load_case(p).base == "p1")
+    file = str(path.relative_to(source))
+    case = load_case(path)
+    save_case(path, replace(case, label_map=np.where(case.label_map == LIVER, 0, case.label_map)), load_report(path))
+    before = {p.name: p.read_bytes() for p in (out / "train").glob("*.npz")}
+    note = out / "cases" / "p1.json"
+    note.write_text("stale")
+    assert main(words(source, out)) == 0
+    assert not (load_case(out / file).label_map == LIVER).any()
+    assert (load_case(out / file).label_map == SPLEEN).any()
+    assert json.loads(note.read_text())["completed"] == ["spleen"]
+    changed = {p.name for p in (out / "train").glob("*.npz") if before[p.name] != p.read_bytes()}
+    assert changed == {path.name}
+    told = [json.loads(line)["file"] for line in (out / "completed.jsonl").read_text().splitlines()]
+    assert len(told) == len(set(told)) == PATIENTS
+
+
+def test_a_folder_that_does_not_tell_what_it_was_made_of_stays_as_it_is(prepared, completed, tmp_path) -> None:
+    out = tmp_path / "old"
+    shutil.copytree(completed, out)
+    lines = [json.loads(line) for line in (out / "completed.jsonl").read_text().splitlines()]
+    old = "".join(json.dumps({k: line[k] for k in ("file", "drawn_ml")}) + "\n" for line in lines)
+    (out / "completed.jsonl").write_text(old)
+    assert main(words(prepared, out)) == 0
+    assert (out / "completed.jsonl").read_text() == old
 
 
 def test_completed_cases_train_a_stage_and_the_card_tells_of_it(completed, tmp_path) -> None:

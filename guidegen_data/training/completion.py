@@ -6,6 +6,7 @@ leaves the organ out as often, while its CTs show it, and a network trained on t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -117,7 +118,8 @@ def held_out_dice(prepared: Path, model: Segmenter, classes: Sequence[str], anat
 def complete(
     prepared: Path, out: Path, model: Segmenter, classes: Sequence[str], anatomy: Anatomy, workers: int = 1
 ) -> Iterator[str]:
-    """Writes every case of `prepared` that `out` lacks, and yields its name when it is on disk.
+    """Writes every case of `prepared` that `out` lacks, or that was prepared anew since, and yields its name when it is
+    on disk.
 
     Findings are measured again for the organs that were drawn; a report is written anew unless it was the user's own.
     So many threads read and write; the network looks at one case at a time.
@@ -125,7 +127,7 @@ def complete(
     voxel_ml = float(np.prod(anatomy.spacing_mm)) / 1000
     least = {anatomy.id_of(n): ml / voxel_ml for n, ml in least_volumes_ml(prepared, classes).items()}
     notes = {n["name"]: n for n in read_notes(prepared)}
-    record, done = out / RECORD, _forget_missing(out)
+    record, done = out / RECORD, _forget_changed(prepared, out)
     files = [f"{split}/{p.name}" for split in ("train", "validation") for p in sorted(_cases_of(prepared / split))]
     lock = threading.Lock()
 
@@ -144,17 +146,33 @@ def complete(
             drawn_ml = {anatomy.classes[k].name: round(n * voxel_ml, 2) for k, n in drawn.items()}
             _write_note(out, notes[base], findings, drawn_ml, mean_hu)
             with open(record, "a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"file": file, "drawn_ml": drawn_ml}) + "\n")
+                line = {"file": file, "drawn_ml": drawn_ml, "prepared_sha256": _sha256(prepared / file)}
+                lines.write(json.dumps(line) + "\n")
             yield file
 
 
-def _forget_missing(out: Path) -> set[str]:
-    """Files that are done; what the record says of one that is gone is taken out of it, for the file is made again."""
+def _forget_changed(prepared: Path, out: Path) -> set[str]:
+    """Files that are done. What the record says of one that is gone, or of a patient of whom a case was prepared anew,
+    is taken out of it, for the file is made again; so is that patient's note."""
     lines = whole_lines(out / RECORD)
     held = [line for line in lines if (out / line["file"]).exists()]
+    if anew := {load_case(out / line["file"]).base for line in held if _is_anew(prepared, line)}:
+        held = [line for line in held if load_case(out / line["file"]).base not in anew]
     if len(held) < len(lines):
         write_text(out / RECORD, "".join(json.dumps(line) + "\n" for line in held))
+    for base in anew:
+        (out / "cases" / f"{base}.json").unlink(missing_ok=True)
     return {line["file"] for line in held}
+
+
+def _is_anew(prepared: Path, line: dict[str, Any]) -> bool:
+    """Whether a case is another by now than the one that was completed; folders of an earlier version do not tell."""
+    path = prepared / line["file"]
+    return path.exists() and line.get("prepared_sha256", _sha256(path)) != _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _cases_of(folder: Path) -> list[Path]:
