@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.downstream_scores import ORGANS
+
 Rows = list[tuple[str, str]]
 
 
@@ -109,7 +111,7 @@ def ray_scaling(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 def found(figures: dict[str, Any]) -> str:
     """Dice of a segmenter of real patients with label maps of each kind, organ by organ."""
-    organs = list(next(iter(figures["found"].values()))["organs"])
+    organs = [organ for organ in ORGANS if any(organ in of["organs"] for of in figures["found"].values())]
     lines = [
         f"What the segmenter `{figures['segmenter']}` of the downstream benchmark finds, by mean Dice (in brackets: in "
         "how many it hardly finds the organ, below 0.2):",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.downstream_donors import COMPLETED, ORGAN_FILES
+from benchmarks.downstream_donors import ORGAN_FILES, complete_donors
 from benchmarks.nnunet_route import Commands
 from benchmarks.openkbp_split import link_cases, pool_and_donors
 
@@ -24,12 +24,7 @@ def donor_reader(openkbp: Path, work: Path) -> Path:
     _, donors = pool_and_donors(openkbp)
     # Not in folders of splits: which donors teach it is drawn by the command.
     link_cases([openkbp / "train" / f"{name}_ct.nii.gz" for name in donors], work / "source", ORGAN_FILES)
-    commands, prepared, completed = Commands(), work / "cases", work / "completed"
-    words = [work / "source", prepared, "--anatomy", "head-neck", "--validation-share", HELD_OUT]
-    commands.guidegen("prepare the donors", "prepare", "nifti", *words)
-    words = [prepared, completed, "--classes", *COMPLETED, "--num-steps", NUM_STEPS]
-    commands.guidegen("train the reader", "complete", *words)
-    return completed
+    return complete_donors(work, ["--validation-share", HELD_OUT], ["--num-steps", NUM_STEPS])
 
 
 def main() -> None:

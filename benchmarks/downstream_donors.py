@@ -6,6 +6,7 @@ learns from these patients alone; otherwise nnU-Net would learn them as backgrou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.nnunet_route import Commands
@@ -24,8 +25,15 @@ def donor_cases(openkbp: Path, work: Path) -> list[Path]:
     The 17 donors that a generator's weights are chosen by test the network that completes, and are none of these.
     """
     link_donors(openkbp, work / "source", ORGAN_FILES)
+    return case_paths(complete_donors(work) / "train")
+
+
+def complete_donors(work: Path, prepare: Sequence[object] = (), complete: Sequence[object] = ()) -> Path:
+    """The completed folder of the donors linked in `work/source`, with more words for both commands."""
     commands = Commands()
     prepared, completed = work / "cases", work / "completed"
-    commands.guidegen("prepare the donors", "prepare", "nifti", work / "source", prepared, "--anatomy", "head-neck")
-    commands.guidegen("complete the donors", "complete", prepared, completed, "--classes", *COMPLETED)
-    return case_paths(completed / "train")
+    words = [work / "source", prepared, "--anatomy", "head-neck", *prepare]
+    commands.guidegen("prepare the donors", "prepare", "nifti", *words)
+    words = [prepared, completed, "--classes", *COMPLETED, *complete]
+    commands.guidegen("complete the donors", "complete", *words)
+    return completed

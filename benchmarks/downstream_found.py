@@ -3,8 +3,8 @@
 A segmenter of `benchmarks.downstream` that learned from k real patients alone (left in WORK) looks at the generated
 cases of that benchmark, and at the patients that their generator learned from. What it finds is held against the label
 map of each, organ by organ: on real patients that is how well it segments. Where it is worse on generated ones, either
-the CT does not show what the label map says, or the label map says what no patient has. The third row parts the two:
-CTs drawn for label maps of the same patients, which DONORS (`guidegen prepare`) holds. Writes
+the CT does not show what the label map says, or the label map says what no patient has. The last rows part the two:
+CTs drawn for label maps of some of the same patients, which DONORS (`guidegen prepare`) holds. Writes
 results/downstream_found.json and a sheet.
 """
 
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from benchmarks.downstream import Training
 from benchmarks.downstream_arms import as_it_is, from_mask
 from benchmarks.downstream_scores import ORGANS, score_case
+from benchmarks.downstream_segmenter import Schedule
 from benchmarks.record import RESULTS, save
 from guidegen_data import HEAD_NECK, Case, GuideGenPipeline, ShardReader
 from guidegen_data.cli.memory import keep_freed_memory
@@ -50,7 +51,8 @@ def segmenter(folder: Path) -> Callable[[Case], np.ndarray]:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predictor = nnUNetPredictor(tile_step_size=0.75, use_mirroring=False, device=device, allow_tqdm=False)
+    step_size = Schedule().step_size
+    predictor = nnUNetPredictor(tile_step_size=step_size, use_mirroring=False, device=device, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(trained[0]), ("all",), "checkpoint_final.pth")
     reader = predictor.plans_manager.image_reader_writer_class()
 

@@ -2,10 +2,10 @@
 
 import json
 
-import little_patients
 import numpy as np
 import pytest
 import torch
+from little_models import train_little
 from scipy import ndimage
 from tiny import tiny_pipeline
 
@@ -164,12 +164,7 @@ def test_what_the_real_map_gives_to_another_class_teaches_nothing() -> None:
 def runs(tmp_path_factory):
     """`prepared`, the runs of all stages on it, and the `model` they make."""
     folder = tmp_path_factory.mktemp("detail")
-    little_patients.write_nifti(folder / "src", 6)
-    data, table = str(folder / "prepared"), str(folder / "src" / "anatomy.yaml")
-    assert main(["prepare", "nifti", str(folder / "src"), data, "--anatomy", table, "--validation-share", "0.34"]) == 0
-    for stage in ("autoencoder", "masks", "detail", "slices"):
-        more = {"detail": ["--classes", "liver"], "slices": ["--autoencoder", str(folder / "autoencoder")]}
-        assert main(["train", stage, data, str(folder / stage), *more.get(stage, []), *SHORT]) == 0
+    train_little(folder, 6, "0.34", SHORT, {"detail": ["--classes", "liver"]})
     words = [str(folder / "masks"), str(folder / "slices"), "--detail", str(folder / "detail"), "--steps-detail", "3"]
     assert main(["export", *words, str(folder / "model")]) == 0
     return folder

@@ -3,10 +3,10 @@
 import json
 import shutil
 
-import little_patients
 import numpy as np
 import pytest
 import torch
+from little_models import train_little
 
 from guidegen_data.anatomy import HEAD_NECK
 from guidegen_data.cli.main import main
@@ -95,12 +95,8 @@ def test_a_body_of_one_voxel_can_be_read() -> None:
 def made(tmp_path_factory):
     """`plain`, a model without a reader, and `completed`, whose network never learned enough to find a spleen."""
     folder = tmp_path_factory.mktemp("reader")
-    little_patients.write_nifti(folder / "src", 12)
-    data, table = str(folder / "prepared"), str(folder / "src" / "anatomy.yaml")
-    assert main(["prepare", "nifti", str(folder / "src"), data, "--anatomy", table, "--validation-share", "0.5"]) == 0
-    for stage in ("autoencoder", "masks", "slices"):
-        more = ["--autoencoder", str(folder / "autoencoder")] if stage == "slices" else []
-        assert main(["train", stage, data, str(folder / stage), *more, *SHORT]) == 0
+    train_little(folder, 12, "0.5", SHORT, {})
+    data = str(folder / "prepared")
     assert main(["export", str(folder / "masks"), str(folder / "slices"), str(folder / "plain")]) == 0
     words = ["complete", data, str(folder / "completed"), "--classes", "spleen", "--num-steps", "2", "--device", "cpu"]
     assert main(words) == 0
@@ -175,7 +171,7 @@ def test_the_least_dice_is_the_percentile_of_real_patients(made, tmp_path) -> No
     told["classes"]["spleen"]["held_out_dice"] = [0.2, 0.4, 0.6, 0.8]
     (completed / "completed.json").write_text(json.dumps(told))
     with pytest.raises(ModelError, match="is shown by 5 validation patients"):
-        reader_of(completed, anatomy)
+        reader_of(completed, anatomy, 10)
 
 
 def test_what_is_no_reader_is_refused(made, tmp_path, capsys) -> None:

@@ -17,7 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from guidegen_data.diffusion.categorical import CategoricalProcess, CategoricalScheduler
-from guidegen_data.models.folded_unet import FOLD, folded, folded_unet, multiple_of, unfolded
+from guidegen_data.models.folded_unet import FOLD, folded, folded_unet, least_box, multiple_of, unfolded
 
 _NEVER = -1e4
 
@@ -89,20 +89,8 @@ class DetailNetwork(ModelMixin, ConfigMixin):
         return free & (near[0] > 0)
 
     def box(self, opened: Tensor) -> tuple[slice, slice, slice] | None:
-        """The least box of allowed sides, of two multiples at least, around open voxels (X, Y, Z); None where there are
-        none. One multiple a side would be a single voxel to the innermost layer, which cannot be normalised."""
-        slices = []
-        for axis in range(3):
-            others = tuple(a for a in range(3) if a != axis)
-            where = torch.nonzero(opened.sum(dim=others)).flatten()
-            if not len(where):
-                return None
-            low, high = int(where[0]), int(where[-1]) + 1
-            length = max(2, -(-(high - low) // self.multiple)) * self.multiple
-            length = min(length, opened.shape[axis])
-            low = max(0, min(low, opened.shape[axis] - length))
-            slices.append(slice(low, low + length))
-        return slices[0], slices[1], slices[2]
+        """The least box that the network takes around open voxels (X, Y, Z); None where there are none."""
+        return least_box(opened, self.multiple)
 
     @torch.inference_mode()
     def draw(

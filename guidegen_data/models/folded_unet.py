@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from monai.networks.nets.unet import UNet
 from torch import Tensor
 
@@ -31,6 +32,23 @@ def check_sides(shape: tuple[int, ...], multiple: int) -> None:
     """ModelError when a field of these voxels cannot be halved as often as a network does."""
     if any(n % multiple for n in shape):
         raise ModelError(f"the field must have a multiple of {multiple} voxels a side, got {shape}.")
+
+
+def least_box(wanted: Tensor, multiple: int) -> tuple[slice, slice, slice] | None:
+    """The least box of allowed sides, of two multiples at least, around the wanted voxels (X, Y, Z) bool; None where
+    there are none. One multiple a side would be a single voxel to the innermost layer, which cannot be normalised."""
+    slices = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        where = torch.nonzero(wanted.sum(dim=others)).flatten()
+        if not len(where):
+            return None
+        low, high = int(where[0]), int(where[-1]) + 1
+        length = max(2, -(-(high - low) // multiple)) * multiple
+        length = min(length, wanted.shape[axis])
+        low = max(0, min(low, wanted.shape[axis] - length))
+        slices.append(slice(low, low + length))
+    return slices[0], slices[1], slices[2]
 
 
 def folded(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.models.autoencoder import compand
-from guidegen_data.models.folded_unet import FOLD, folded, folded_unet, multiple_of
+from guidegen_data.models.folded_unet import FOLD, folded, folded_unet, least_box, multiple_of
 from guidegen_data.models.precision import mixed_precision
 
 #: HU about which organs differ, and half the width of the window.
@@ -101,22 +101,12 @@ def partial_losses(
 
 
 def body_box(ct_hu: np.ndarray, multiple: int) -> tuple[slice, slice, slice]:
-    """The box around the body of a CT (X, Y, Z) in HU, its sides the next multiple of `multiple` voxels, two at least:
-    one would be a single voxel to the innermost layer, which cannot be normalised.
+    """The least box around the body of a CT (X, Y, Z) in HU whose sides are multiples of `multiple` voxels.
 
-    The whole volume, whose sides are such multiples, where it shows no body. Air around a patient is most of many
-    volumes, and says nothing.
+    The whole volume, whose sides are such, where it shows no body. Air around a patient is most of many volumes, and
+    says nothing.
     """
-    body = ct_hu > _BODY_HU
-    if not body.any():
-        return (slice(None),) * 3
-    box = []
-    for axis, n in enumerate(body.shape):
-        (shown,) = np.nonzero(body.any(axis=tuple({0, 1, 2} - {axis})))
-        side = min(n, max(2, -(-int(shown[-1] + 1 - shown[0]) // multiple)) * multiple)
-        start = min(int(shown[0]), n - side)
-        box.append(slice(start, start + side))
-    return box[0], box[1], box[2]
+    return least_box(torch.from_numpy(ct_hu > _BODY_HU), multiple) or (slice(None),) * 3
 
 
 @torch.inference_mode()

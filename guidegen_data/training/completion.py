@@ -6,7 +6,6 @@ leaves the organ out as often, while its CTs show it, and a network trained on t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import threading
@@ -27,7 +26,14 @@ from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.templates import library_for
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.describe import describe
-from guidegen_data.sources.prepared import case_paths, load_case, load_report, save_case, write_text
+from guidegen_data.sources.prepared import (
+    case_paths,
+    cases_digest,
+    load_case,
+    load_report,
+    save_case,
+    write_text,
+)
 from guidegen_data.sources.real import read_notes
 from guidegen_data.training.segmenter import organ_ids
 
@@ -146,7 +152,7 @@ def complete(
             drawn_ml = {anatomy.classes[k].name: round(n * voxel_ml, 2) for k, n in drawn.items()}
             _write_note(out, notes[base], findings, drawn_ml, mean_hu)
             with open(record, "a", encoding="utf-8") as lines:
-                line = {"file": file, "drawn_ml": drawn_ml, "prepared_sha256": _sha256(prepared / file)}
+                line = {"file": file, "drawn_ml": drawn_ml, "prepared_sha256": cases_digest([prepared / file])}
                 lines.write(json.dumps(line) + "\n")
             yield file
 
@@ -168,11 +174,7 @@ def _forget_changed(prepared: Path, out: Path) -> set[str]:
 def _is_anew(prepared: Path, line: dict[str, Any]) -> bool:
     """Whether a case is another by now than the one that was completed; folders of an earlier version do not tell."""
     path = prepared / line["file"]
-    return path.exists() and line.get("prepared_sha256", _sha256(path)) != _sha256(path)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return "prepared_sha256" in line and path.exists() and line["prepared_sha256"] != cases_digest([path])
 
 
 def _cases_of(folder: Path) -> list[Path]:

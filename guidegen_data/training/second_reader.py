@@ -15,13 +15,9 @@ from guidegen_data.training.segmenter import trained_segmenter
 
 #: Held-out patients that must show an organ before a reader is trusted with it.
 MIN_HELD_OUT = 5
-#: Of the Dice that a reader reaches in held-out patients, the percentile that a made case must reach.
-PERCENTILE = 10.0
 
 
-def reader_of(
-    completed: Path, anatomy: Anatomy, percentile: float = PERCENTILE
-) -> tuple[Segmenter, dict[str, float], str]:
+def reader_of(completed: Path, anatomy: Anatomy, percentile: float) -> tuple[Segmenter, dict[str, float], str]:
     """The network of a folder that `guidegen complete` wrote, the least Dice of each class that it reads, and a section
     of a model card that tells both.
 
