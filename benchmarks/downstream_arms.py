@@ -3,7 +3,8 @@
 Sources: `guidegen` (guidegen-shard with the model), `guidegen-fixed` (its first few), `guidegen-complete` (those of
 them that show every organ, as the k real cases do), `synthseg` (random texture on its
 label maps), `real-masks` (warped label maps of the k real cases through our image stage), `autoencoder` (the CTs of
-the k real cases through our autoencoder), `donors` (real patients that the generator learned from, in place of its
+the k real cases through our autoencoder), `cut` (the k real cases, cut to the field of view of generated ones: what
+that alone gives), `donors` (real patients that the generator learned from, in place of its
 cases: what it could give at best).
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.downstream_cut import cut_like
 from benchmarks.downstream_donors import ORGAN_FILES
 from benchmarks.downstream_scores import ORGANS
 from benchmarks.downstream_synthseg import random_texture
@@ -34,7 +36,7 @@ from guidegen_data.reports.templates import load_templates
 from guidegen_data.sources.prepared import TrainingCase, case_paths, load_case
 
 #: Made of the k real cases of a run; the others of the generator alone, and shared by all runs of a donor setting.
-OF_REAL_CASES = {"real-masks", "autoencoder"}
+OF_REAL_CASES = {"real-masks", "autoencoder", "cut"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ ARMS = {
     "synthseg": Arm("synthseg", 0.5),
     "synthseg-falling": Arm("synthseg", 0.5, falling=True),
     "autoencoder": Arm("autoencoder", 0.5),
+    "cut": Arm("cut", 0.5),
+    "cut-falling": Arm("cut", 0.5, falling=True),
     "donors": Arm("donors", 0.5),
     "donors-falling": Arm("donors", 0.5, falling=True),
     "synthetic": Arm("guidegen", 1.0),
@@ -136,6 +140,10 @@ class Sources:
     def _maker(self, source: str) -> Callable[[int], Case]:
         if source in OF_REAL_CASES:
             prepared = self._prepared(source)
+            if source == "cut":
+                shown = ShardReader(self.shards("guidegen"))
+                whole = [as_it_is(load_case(path), number) for number, path in enumerate(prepared)]
+                return lambda number: cut_like(whole[number % len(whole)], shown[number])
             pipe = _loaded(str(self.model))
             make = from_mask if source == "real-masks" else through_autoencoder
             return lambda number: make(pipe, load_case(prepared[number]), number)
@@ -163,7 +171,7 @@ class Sources:
 
         Without target volumes, which would take the voxels of the organs under them from their labels.
         """
-        num_cases = self.sizes.of(source, len(self.real))
+        num_cases = len(self.real) if source == "cut" else self.sizes.of(source, len(self.real))
         copies = -(-num_cases // len(self.real)) - 1
         return prepare_real_cases(self.real, self.real_folder / f"{source}-prepared", copies, ORGAN_FILES)
 

@@ -13,8 +13,10 @@ _MAIN = "downstream_donor_2400"
 _GROUPS = ("whole", "cut", "all")
 _BESIDE = {
     "guidegen-0.5 over synthseg": "GuideGen, half, over SynthSeg's random texture on the same label maps",
+    "guidegen-0.5 over cut": "GuideGen, half, over the same patients in our cases' field of view",
     "guidegen-0.5 over donors": "GuideGen, half, over real patients of whom the generator learned",
     "guidegen-falling over synthseg-falling": "GuideGen, falling, over SynthSeg's random texture on our label maps",
+    "guidegen-falling over cut-falling": "GuideGen, falling, over the same patients in our cases' field of view",
     "guidegen-falling over donors-falling": "GuideGen, falling, over real patients of whom the generator learned",
 }
 #: What a part of a result's name says of its trainings.

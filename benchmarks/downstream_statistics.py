@@ -16,10 +16,11 @@ from benchmarks.downstream_scores import ORGANS
 
 Runs = Sequence[dict[str, Any]]
 NUM_DRAWS = 10_000
-#: Our arms, and what each is set beside: one that differs in nothing but the CTs, and one of real patients' cases.
+#: Our arms, and what each is set beside: one that differs in nothing but the CTs, one of the same real patients in the
+#: same field of view, and one of other real patients.
 TWINS = {
-    "guidegen-0.5": {"synthseg": "synthseg", "donors": "donors"},
-    "guidegen-falling": {"synthseg": "synthseg-falling", "donors": "donors-falling"},
+    "guidegen-0.5": {"synthseg": "synthseg", "cut": "cut", "donors": "donors"},
+    "guidegen-falling": {"synthseg": "synthseg-falling", "cut": "cut-falling", "donors": "donors-falling"},
 }
 #: Organs of the nervous system, which gain most; what is gained without them is told too.
 _NERVOUS = ("brainstem", "spinal cord")

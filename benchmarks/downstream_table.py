@@ -9,6 +9,7 @@ from benchmarks.downstream_statistics import TWINS
 
 _BESIDE = {
     "against_synthseg": "SynthSeg's random texture on the same label maps",
+    "against_cut": "the same real patients, cut to the field of view of our cases",
     "against_donors": "as many real patients of whom the generator learned",
 }
 #: Holm-adjusted p below which a gain is printed in bold, if its interval agrees.
@@ -25,6 +26,8 @@ ARM_NAMES = {
     "synthseg": "+ our label maps, SynthSeg's random texture",
     "synthseg-falling": "+ our label maps, SynthSeg's random texture, all patches at first, none at last",
     "autoencoder": "+ the same CTs through our autoencoder",
+    "cut": "+ the same patients, cut to the field of view of our cases",
+    "cut-falling": "+ the same patients, cut to the field of view of our cases, all patches at first, none at last",
     "donors": "+ real patients of whom the generator learned",
     "donors-falling": "+ real patients of whom the generator learned, all patches at first, none at last",
     "synthetic": "GuideGen alone",
