@@ -92,9 +92,14 @@ def _gained(compared: dict[str, Any]) -> str:
 
 
 def interval(held: dict[str, Any]) -> str:
-    """A difference with its interval."""
+    """A difference of Dice with its interval."""
+    return told_with_interval(held, "+.3f")
+
+
+def told_with_interval(held: dict[str, Any], form: str) -> str:
+    """A difference and its interval, where it has one, in a number's format."""
     low, high = held["interval_95"]
-    return f"{held['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"{held['difference']:{form}}" + ("" if low is None else f" ({low:{form}} to {high:{form}})")
 
 
 def _bold(compared: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from little_patients import HEAD_AND_NECK, write_openkbp
 
-from benchmarks.downstream_scans import by_scan, two_way_interval
+from benchmarks.downstream_scans import MOST_REAL, by_scan
 from benchmarks.downstream_scores import packed
 from benchmarks.openkbp_imaged import clear_all, cut_shares, is_cut
 from benchmarks.openkbp_nifti import convert_all
@@ -111,29 +111,45 @@ def test_prepare_takes_out_what_was_not_imaged_and_says_so(tmp_path, capsys) -> 
     assert (case.ct_hu[:, :, far] == -1024).all()
 
 
-def test_the_interval_over_seeds_and_patients_is_wider_than_over_patients_alone() -> None:
-    rng = np.random.default_rng(0)
-    of_seeds = np.array([[-0.05], [0.0], [0.05]]) + rng.normal(0, 0.01, (1, 30))
-    low, high = two_way_interval(of_seeds, 2000)
-    assert low < -0.03
-    assert high > 0.03
-    same = two_way_interval(np.full((3, 30), 0.02), 200)
-    assert same == [0.02, 0.02]
+def run(arm: str, seed: int, gain: dict[str, float], k: int = 5) -> dict:
+    """A training whose Dice of the cord is 0.5, and more by `gain` in some of five patients."""
+    dice = {name: 0.5 + gain.get(name, 0.0) for name in ("pt_1", "pt_2", "pt_3", "pt_4", "pt_221")}
+    cases = {name: {"spinal cord": {"dice": d, "hd95_mm": 4.0}} for name, d in dice.items()}
+    return {"arm": arm, "k": k, "seed": seed, "cases": cases}
+
+
+def scans_told(runs: list[dict], cut: set[str]) -> dict:
+    scores = {f"{r['arm']}-k{r['k']}-seed{r['seed']}": packed(r["cases"]) for r in runs}
+    return by_scan({"trainings": [{k: v for k, v in r.items() if k != "cases"} for r in runs], "scores": scores}, cut)
 
 
 def test_a_gain_of_cut_scans_alone_is_told_apart_from_that_of_whole_ones() -> None:
-    def run(arm: str, seed: int, gain: float) -> dict:
-        dice = {name: 0.5 + gain * (name == "pt_2") for name in ("pt_1", "pt_2", "pt_3")}
-        cases = {name: {"spinal cord": {"dice": d, "hd95_mm": 4.0}} for name, d in dice.items()}
-        return {"arm": arm, "k": 5, "seed": seed, "cases": cases}
-
-    runs = [run("real", 0, 0.0), run("real", 1, 0.0), run("guidegen-0.5", 0, 0.1), run("guidegen-0.5", 1, 0.3)]
-    scores = {f"{r['arm']}-k5-seed{r['seed']}": packed(r["cases"]) for r in runs}
-    told = by_scan({"trainings": [{k: v for k, v in r.items() if k != "cases"} for r in runs], "scores": scores},
-                   {"pt_2"})["5"]  # fmt: skip
-    assert told["real"] == {"all": 0.5, "whole": 0.5, "cut": 0.5}
+    runs = [run("real", 0, {}), run("real", 1, {})]
+    runs += [run("guidegen-0.5", 0, {"pt_2": 0.1}), run("guidegen-0.5", 1, {"pt_2": 0.3})]
+    told = scans_told(runs, {"pt_2"})["5"]
+    assert told["real"] == {"all": 0.5, "whole": 0.5, "cut": 0.5, "undamaged": 0.5}
     gains = {group: row["difference"] for group, row in told["guidegen-0.5"].items()}
-    assert gains == {"all": pytest.approx(0.2 / 3, abs=1e-4), "whole": 0.0, "cut": pytest.approx(0.2)}
+    assert gains == pytest.approx({"all": 0.2 / 5, "whole": 0.0, "cut": 0.2, "undamaged": 0.2 / 4}, abs=1e-4)
     assert told["guidegen-0.5"]["cut"]["by_seed"] == {"0": 0.1, "1": 0.3}
     assert told["guidegen-0.5"]["cut"]["organs"]["spinal cord"] == pytest.approx(0.2)
     assert told["guidegen-0.5"]["cut"]["organs"]["mandible"] is None
+    # One cut patient says nothing of others.
+    assert told["guidegen-0.5"]["cut"]["interval_95"] == [None, None]
+
+
+def test_ours_is_set_beside_more_real_patients_scan_by_scan_and_p_is_corrected_over_all_rows() -> None:
+    few = {"pt_1": 0.02, "pt_2": 0.05, "pt_3": 0.03, "pt_221": 0.9}
+    many = {name: 0.04 for name in ("pt_1", "pt_3", "pt_4", "pt_221")}
+    runs = [
+        run("real", 0, {}),
+        run("guidegen-0.5", 0, few),
+        run("synthseg", 0, {"pt_1": 0.01}),
+        run("real", 0, many, 10),
+    ]
+    told = scans_told(runs, {"pt_2"})["5"]
+    beside = told[f"guidegen-0.5 over {MOST_REAL}"]
+    assert beside["cut"]["difference"] == pytest.approx(0.05)
+    assert beside["undamaged"]["difference"] == pytest.approx((-0.02 + 0.05 - 0.01 - 0.04) / 4, abs=1e-4)
+    rows = [held["undamaged"] for arm, held in told.items() if arm != "real"]
+    assert len(rows) == 4
+    assert min(row["p_holm"] for row in rows) == pytest.approx(min(1.0, 4 * min(row["p"] for row in rows)), rel=1e-2)
