@@ -8,8 +8,10 @@ from pathlib import Path
 
 from benchmarks.downstream_arms import prepare_real_cases
 from benchmarks.nnunet_route import Commands
-from guidegen_data.models.folder import model_folder
+from guidegen_data.models.folder import model_folder, part_fingerprint
 
+#: Parts of the package's head-neck model that learned from all training patients; its autoencoder did not.
+LEARNED_FROM_ALL = ("mask_sampler", "detail_network", "slice_generator")
 #: Warped copies of each of the k real cases that a strict generator learns from.
 _COPIES = 20
 
@@ -29,11 +31,17 @@ def refuse_leak(openkbp: Path, real: list[str], donors: list[str], test: list[st
 
 
 def refuse_shipped(model: str | Path) -> None:
-    """SystemExit for the head-neck model of the package, which learned from the k real cases too."""
-    if model_folder(model).resolve() == model_folder("head-neck").resolve():
+    """SystemExit for the head-neck model of the package, which learned from the k real cases too, for a copy of it,
+    and for a model that draws with a part of it."""
+    ours, theirs = (model_folder(name) for name in (model, "head-neck"))
+    shared = [
+        p for p in LEARNED_FROM_ALL if (held := part_fingerprint(ours, p)) and held == part_fingerprint(theirs, p)
+    ]
+    if shared:
         sys.exit(
-            "the head-neck model of the package learned from all training patients, the real cases too; train one on "
-            "the donors alone, or take the one that did: python -m benchmarks.donor_model DONORS"
+            f"{model} has the {shared[0].replace('_', ' ')} of the package's head-neck model, which learned from all "
+            "training patients, the real cases too; train one on the donors alone, or take the one that did: "
+            "python -m benchmarks.donor_model DONORS"
         )
 
 

@@ -3,6 +3,8 @@
 import argparse
 import csv
 import json
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from benchmarks.nnunet_route import write_cases
 from benchmarks.openkbp_split import LEFT_ASIDE, POOL_SIZE, chosen, pool_and_donors
 from guidegen_data import HEAD_NECK, Case, Findings, ShardReader, abstract_report
 from guidegen_data.case import centred_affine
+from guidegen_data.models.folder import model_folder
 from guidegen_data.reports.sampling import sample_findings
 from guidegen_data.reports.templates import load_templates
 
@@ -205,8 +208,14 @@ def test_neither_a_test_patient_nor_a_chosen_patient_taught_the_generator(openkb
 def test_the_model_that_comes_with_the_package_is_no_donor_model(tmp_path) -> None:
     with pytest.raises(SystemExit, match="all training patients"):
         refuse_shipped("head-neck")
-    (tmp_path / "model_index.json").write_text("{}")
-    refuse_shipped(tmp_path)
+    # Nor is a copy, or a model that draws with a part of it; the autoencoder has seen donors alone.
+    shipped = model_folder("head-neck")
+    for part, refused in (("slice_generator", True), ("mask_sampler", True), ("autoencoder", False)):
+        folder = tmp_path / part
+        shutil.copytree(shipped / part, folder / part)
+        (folder / "model_index.json").write_text("{}")
+        with pytest.raises(SystemExit, match="all training patients") if refused else nullcontext():
+            refuse_shipped(folder)
 
 
 def test_every_arm_trains_for_the_same_iterations_on_the_same_plans_with_its_own_fraction(
