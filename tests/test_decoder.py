@@ -1,17 +1,22 @@
 """A decoder that knows the label slice: trained after stage 2, in the latents that stage 2 has."""
 
+import json
 import shutil
 
 import little_patients
+import numpy as np
 import pytest
 import torch
 
+from guidegen_data import HEAD_NECK, Findings
 from guidegen_data.cli.main import main
 from guidegen_data.errors import ModelError
 from guidegen_data.models.autoencoder import CTAutoencoder, compand
 from guidegen_data.models.folder import model_folder
 from guidegen_data.pipeline import GuideGenPipeline
-from guidegen_data.sources.prepared import case_paths, load_case
+from guidegen_data.sources.augment import TrainingCase
+from guidegen_data.sources.prepared import case_paths, load_case, save_case
+from guidegen_data.training import decoder
 from guidegen_data.training.adversarial import BesideDiscriminator, texture_gap
 from guidegen_data.training.ct_slices import AIR_HU, SliceSource
 from guidegen_data.training.decoder import decoder_loss
@@ -139,6 +144,44 @@ def test_a_decoder_is_trained_in_the_latents_of_slices_and_exported_with_those_a
     assert main([*words, str(other)]) == 1
     assert f"{other} learned another label table than two-organs" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("of_model", [False, True])
+def test_beside_slices_that_draw_the_detail_of_tissues_it_learns_from_tissues_as_smooth_as_stage_1s(
+    runs, tmp_path, monkeypatch, of_model
+) -> None:
+    slices = tmp_path / "slices"
+    shutil.copytree(runs / "slices" / "autoencoder", slices / "autoencoder")
+    config = slices / ("slice_generator" if of_model else "model") / "config.json"
+    config.parent.mkdir()
+    given = []
+
+    def seen(paths, size, workers, read) -> SliceSource:
+        given.append((read.anatomy.name, read.loose_tissues))
+        return pairs(paths, size, workers, read)
+
+    pairs = decoder._pairs
+    monkeypatch.setattr(decoder, "_pairs", seen)
+    for number, loose in enumerate((True, False)):
+        config.write_text(json.dumps({"loose_tissues": loose}))
+        words = ["train", "decoder", str(runs / "prepared"), str(tmp_path / f"run{number}"), *SHORT]
+        assert main([*words, "--autoencoder", str(slices)]) == 0
+    assert given == [("two-organs", True), ("two-organs", False)]
+
+
+def test_smooth_tissues_leave_every_organ_where_it_is(tmp_path) -> None:
+    labels = np.full((48, 48, 48), HEAD_NECK.ids["soft tissue"], np.uint8)
+    labels[np.random.default_rng(0).random(labels.shape) < 0.3] = HEAD_NECK.ids["bone"]
+    labels[20:30, 20:30, 20:30] = HEAD_NECK.ids["larynx"]
+    ct_hu = np.where(labels == HEAD_NECK.ids["bone"], 700.0, 40.0)
+    path = tmp_path / "case-000000.npz"
+    save_case(path, TrainingCase(labels, ct_hu, Findings(region="neck", anatomy_name="head-neck"), "pt_1"))
+    read = [decoder._PairReader(HEAD_NECK, loose) for loose in (False, True)]
+    exact, smooth = (decoder._pairs([path], 48, 1, r).label_maps[0].numpy() for r in read)
+    assert np.array_equal(exact, labels)
+    assert np.array_equal(smooth == HEAD_NECK.ids["larynx"], labels == HEAD_NECK.ids["larynx"])
+    borders = [np.count_nonzero(np.diff((m == HEAD_NECK.ids["bone"]).astype(int), axis=0)) for m in (exact, smooth)]
+    assert borders[1] < borders[0] / 3
 
 
 @pytest.mark.parametrize(("weight", "moves_decoder"), [(0.0, False), (1.0, True)])

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.anatomy_files import register
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder, compand, contrast_losses
-from guidegen_data.sources.prepared import case_paths, load_cases, training_paths, validation_folder
+from guidegen_data.sources.prepared import case_paths, load_case, training_paths, validation_folder
+from guidegen_data.sources.processes import spread, worth_starting
+from guidegen_data.tissue_rule import loosened_case
 from guidegen_data.training.adversarial import BesideDiscriminator, texture_gap
 from guidegen_data.training.ct_slices import SliceSource
 from guidegen_data.training.fit import Step, step_generator
+from guidegen_data.training.initial import Initial
 from guidegen_data.training.parallel import join
-from guidegen_data.training.run_state import load_part
+from guidegen_data.training.run_state import best_or_last, load_part
 from guidegen_data.training.sheets import autoencoder_sheet
 from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
 
@@ -30,8 +39,10 @@ def train_decoder(folder: Path, setting: Setting, autoencoder_run: Path, adversa
     """Fits decoder and mask guide on a prepared folder's pairs; the encoder, and so every latent, stays as it is.
 
     `autoencoder_run` is the run of stage 2 whose latents are to be decoded: ModelError for one of another stage. With
-    an `adversarial` weight above 0 a patch discriminator that sees the label slice is trained beside it. SourceError
-    when no case has a CT.
+    an `adversarial` weight above 0 a patch discriminator that sees the label slice is trained beside it. Slices that
+    draw the detail of tissues are decoded beside tissues as smooth as stage 1's, so where the run is one of such slices
+    (`loose_tissues`), or a model that has them, so are those that the decoder learns from. SourceError when no case has
+    a CT.
     """
     parallel, device = join(setting.device)
     known = load_part(CTAutoencoder, _autoencoder_of(autoencoder_run))
@@ -43,9 +54,10 @@ def train_decoder(folder: Path, setting: Setting, autoencoder_run: Path, adversa
         part.requires_grad_(False)
     model = BesideDiscriminator(decoder, num_classes) if adversarial else decoder
     size, batch_size = setting.anatomy.shape[0], setting.recipe.fit.batch_size
-    source = _pairs(training_paths(folder, setting.leave_out), size, setting.workers).to(device)
+    read = _PairReader(setting.anatomy, draws_detail_of_tissues(autoencoder_run))
+    source = _pairs(training_paths(folder, setting.leave_out), size, setting.workers, read).to(device)
     apart_folder = validation_folder(folder) if setting.recipe.fit.validate_every else None
-    apart = None if apart_folder is None else _pairs(case_paths(apart_folder), size, setting.workers).to(device)
+    apart = None if apart_folder is None else _pairs(case_paths(apart_folder), size, setting.workers, read).to(device)
 
     def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         pairs = source.pairs(batch_size, generator)
@@ -81,6 +93,14 @@ def _autoencoder_of(slices_run: Path) -> Path:
     return held
 
 
+def draws_detail_of_tissues(run: Path) -> bool:
+    """Whether the slices of a run, or of a model folder, learned from tissues as smooth as stage 1's."""
+    for part in (best_or_last(run), run / Initial.SLICES.value):
+        if (part / "config.json").exists():
+            return bool(json.loads((part / "config.json").read_text()).get("loose_tissues", False))
+    return False
+
+
 def _decoder_of(model: nn.Module) -> CTAutoencoder:
     found = model.autoencoder if isinstance(model, BesideDiscriminator) else model
     assert isinstance(found, CTAutoencoder)
@@ -103,14 +123,32 @@ def decoder_loss(
     return losses, output
 
 
-def _pairs(paths: Sequence[Path], size: int, workers: int) -> SliceSource:
-    volumes, label_maps = [], []
-    for case in load_cases(paths, workers):
-        if case.ct_hu is not None:
-            volumes.append(torch.from_numpy(case.ct_hu).short())
-            label_maps.append(torch.from_numpy(case.label_map))
-    if not volumes:
+@dataclass(frozen=True)
+class _PairReader:
+    """The CT (X, Y, Z) int16 HU and the label map of a prepared case, as arrays; None without CT."""
+
+    anatomy: Anatomy
+    loose_tissues: bool
+
+    def __call__(self, numbered: tuple[int, Path]) -> tuple[np.ndarray, np.ndarray] | None:
+        register(self.anatomy)  # another process knows our own tables only
+        number, path = numbered
+        case = load_case(path)
+        if case.ct_hu is None:
+            return None
+        labels = case.label_map
+        if self.loose_tissues:
+            labels = loosened_case(labels, self.anatomy, np.random.default_rng([number, 2]))
+        return case.ct_hu.astype(np.int16), labels
+
+
+def _pairs(paths: Sequence[Path], size: int, workers: int, read: _PairReader) -> SliceSource:
+    """Slices of the cases' CTs and of their label maps, read by so many processes."""
+    with spread(worth_starting(workers, len(paths))) as over:
+        told = tqdm(over(read, enumerate(paths)), desc="reading cases", unit="case", total=len(paths), disable=None)
+        held = [tuple(torch.from_numpy(array) for array in pair) for pair in told if pair is not None]
+    if not held:
         raise SourceError(
             f"{paths[0].parent} holds no case with a CT; a decoder cannot be trained from label maps alone."
         )
-    return SliceSource(volumes, size, label_maps)
+    return SliceSource([ct for ct, _ in held], size, [labels for _, labels in held])
