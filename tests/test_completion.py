@@ -13,7 +13,8 @@ from guidegen_data.cli.main import main
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.segmenter import Segmenter, partial_losses
 from guidegen_data.sources.prepared import case_paths, load_case, load_report, save_case
-from guidegen_data.training.completion import anatomy_of, draw_missing
+from guidegen_data.training.completion import anatomy_of
+from guidegen_data.training.drawing import draw_missing
 from guidegen_data.training.provenance import model_card
 from guidegen_data.training.segmenter import PartialCases, organ_ids, organs_named, segmenter_recipe, train_segmenter
 from guidegen_data.training.stages import Setting
@@ -258,13 +259,13 @@ def test_only_the_largest_piece_is_drawn_and_only_where_it_is_large_enough(prepa
     label_map[:2], label_map[6:] = LIVER, TUMOUR
     chances = np.zeros((4, 8, 8, 8), np.float32)
     chances[SPLEEN, 1:4, :4, :4] = chances[SPLEEN, 4:, 7, 7] = 0.9
-    out, drawn = draw_missing(label_map, chances, {SPLEEN: 10}, anatomy)
-    assert drawn == {SPLEEN: 48}
+    out, drawn = draw_missing(label_map, chances, {(SPLEEN, ""): 10}, anatomy)
+    assert drawn == {(SPLEEN, ""): 48}
     assert (out[1:4, :4, :4] == SPLEEN).all()
     assert (out[6:] == TUMOUR).all()
-    assert draw_missing(label_map, chances, {SPLEEN: 49}, anatomy)[1] == {}
+    assert draw_missing(label_map, chances, {(SPLEEN, ""): 49}, anatomy)[1] == {}
     label_map[5, 5, 5] = SPLEEN
-    assert np.array_equal(draw_missing(label_map, chances, {SPLEEN: 1}, anatomy)[0], label_map)
+    assert np.array_equal(draw_missing(label_map, chances, {(SPLEEN, ""): 1}, anatomy)[0], label_map)
 
 
 def test_a_network_or_a_field_that_does_not_fit_is_refused(prepared, completed, tmp_path, capsys) -> None:
