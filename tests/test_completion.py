@@ -271,8 +271,9 @@ def test_only_the_largest_piece_is_drawn_and_only_where_it_is_large_enough(prepa
 def test_a_network_or_a_field_that_does_not_fit_is_refused(prepared, completed, tmp_path, capsys) -> None:
     other = tmp_path / "other" / "segmenter" / "model"
     Segmenter(num_classes=7, channels=(4, 8, 8), num_res_units=1).save_pretrained(other)
+    shutil.copyfile(completed / "anatomy.yaml", tmp_path / "other" / "anatomy.yaml")
     assert main([*words(prepared, tmp_path / "out"), "--init", str(tmp_path / "other")]) == 1
-    assert "draws 7 classes, the two-organs table has 4" in capsys.readouterr().err
+    assert "draws 7 classes, its table has 4" in capsys.readouterr().err
     assert main([*words(prepared, tmp_path / "out2"), "--init", str(completed), "--num-steps", "1"]) == 0
     setting = Setting(tmp_path / "run", segmenter_recipe(1), replace(anatomy_of(prepared), shape=(32, 36, 32)))
     with pytest.raises(ModelError, match="multiple of 8 voxels a side"):

@@ -47,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.sources.processes import usable_cores
     from guidegen_data.sources.summary import write_summary
     from guidegen_data.training import completion
-    from guidegen_data.training.run_state import best_or_last
     from guidegen_data.training.segmenter import organs_named, trained_segmenter
 
     keep_freed_memory()
@@ -58,12 +57,10 @@ def run(args: argparse.Namespace) -> int:
     classes = organs_named(args.classes, anatomy)
     completion.claim(args.prepared, args.out, classes)
     if args.num_steps > 0:
-        weights = _trained(args, anatomy, [anatomy.id_of(n) for n in classes])
-    elif args.init:
-        weights = best_or_last(args.init / "segmenter")
-    else:
+        _train(args, anatomy, [anatomy.id_of(n) for n in classes])
+    elif args.init is None:
         raise SourceError("--num-steps 0 trains nothing, so it needs --init COMPLETED, whose network draws.")
-    model = trained_segmenter(weights, anatomy).to(choose_device(args.device))
+    model = trained_segmenter(args.out if args.num_steps > 0 else args.init, anatomy).to(choose_device(args.device))
     dice = completion.held_out_dice(args.prepared, model, classes, anatomy)
     total = len(list(args.prepared.glob("*/case-*.npz")))
     for _ in tqdm(
@@ -83,22 +80,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _trained(args: argparse.Namespace, anatomy, class_ids: list[int]) -> Path:
-    """Trains the network with a progress bar; the folder of its weights."""
+def _train(args: argparse.Namespace, anatomy, class_ids: list[int]) -> None:
+    """Trains the network with a progress bar."""
     from dataclasses import replace
 
     from tqdm import tqdm
 
-    from guidegen_data.training.run_state import best_or_last
     from guidegen_data.training.segmenter import segmenter_recipe, train_segmenter
     from guidegen_data.training.stages import Setting
 
     recipe, every = segmenter_recipe(args.num_steps), max(1, args.num_steps // 6)
     recipe = replace(recipe, fit=replace(recipe.fit, validate_every=every))
-    begun = None if args.init is None else str(best_or_last(args.init / "segmenter"))
-    setting = Setting(args.out / "segmenter", recipe, anatomy, args.device, begun)
+    setting = Setting(args.out / "segmenter", recipe, anatomy, args.device, args.init and str(args.init))
     with tqdm(total=args.num_steps, desc="training", unit="step", disable=None) as bar:
         for step in train_segmenter(args.prepared, setting, class_ids):
             bar.update(step.number + 1 - bar.n)
             bar.set_postfix({k: f"{v:.3f}" for k, v in step.losses.items()}, refresh=False)
-    return best_or_last(setting.run_dir)

@@ -10,7 +10,6 @@ import numpy as np
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import ModelError
 from guidegen_data.models.segmenter import Segmenter
-from guidegen_data.training.run_state import best_or_last
 from guidegen_data.training.segmenter import trained_segmenter
 
 #: Held-out patients that must show an organ before a reader is trusted with it.
@@ -23,7 +22,8 @@ def reader_of(completed: Path, anatomy: Anatomy, percentile: float) -> tuple[Seg
 
     The least Dice of a class is that `percentile` of what the network reaches in the validation patients who show it;
     a class that fewer than MIN_HELD_OUT of them show is not read. ModelError for a folder without these figures, for
-    another label table, a percentile outside of 0 to 100, or where no class is left.
+    another label table, spacing or shape than its network can read, a percentile outside of 0 to 100, or where no class
+    is left.
     """
     if not 0 <= percentile <= 100:
         raise ModelError(f"--read-percentile is from 0 to 100, got {percentile:g}.")
@@ -51,4 +51,4 @@ def reader_of(completed: Path, anatomy: Anatomy, percentile: float) -> tuple[Seg
         "|---|---|---|",
         *rows,
     ])  # fmt: skip
-    return trained_segmenter(best_or_last(completed / "segmenter"), anatomy), least, card + "\n"
+    return trained_segmenter(completed, anatomy), least, card + "\n"
