@@ -165,7 +165,9 @@ def test_a_network_draws_as_it_is_where_nothing_is_to_be_trained(prepared, compl
         out = tmp_path / workers
         words = [*again[:2], str(out), *again[3:], "--init", str(completed), "--device", "cpu", "--workers", workers]
         assert main(words) == 0
-        assert not (out / "segmenter").exists()
+        weights = "diffusion_pytorch_model.safetensors"
+        kept = (out / "segmenter" / "model" / weights).read_bytes()
+        assert kept == (completed / "segmenter" / "best" / weights).read_bytes()
         one, other = cases(completed), cases(out)
         assert list(one) == list(other)
         assert all(np.array_equal(one[name][0].label_map, other[name][0].label_map) for name in one)

@@ -1,41 +1,27 @@
 """Of organs that share a class, one on each side, `guidegen complete` draws each where it is missing."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from little_kidneys import (
+    BOXES,
+    KIDNEY,
+    LEFT,
+    RIGHT,
+    SMALL,
+    SPINE,
+    ByHU,
+    chances,
+    label_map,
+    make_folders,
+    write_prepared,
+)
 
 from guidegen_data.anatomy import TORSO
-from guidegen_data.reports.findings import Findings
-from guidegen_data.sources.augment import TrainingCase
-from guidegen_data.sources.prepared import load_case, save_case
+from guidegen_data.sources.prepared import load_case
 from guidegen_data.training.completion import complete
 from guidegen_data.training.drawing import draw_missing, lacking, least_voxels
-
-SMALL = replace(TORSO, shape=(32, 32, 32), spacing_mm=(12.0, 12.0, 12.0))
-KIDNEY, SPINE, SPLEEN = TORSO.id_of("kidney"), TORSO.id_of("vertebrae"), TORSO.id_of("spleen")
-LEFT, RIGHT = (KIDNEY, "left"), (KIDNEY, "right")
-#: Where the kidneys of the patients lie, the right one a little smaller; x grows to the patient's right.
-BOXES = {"left": np.s_[6:12, 8:14, 10:18], "right": np.s_[20:26, 8:14, 9:16]}
-
-
-def label_map(*sides: str) -> np.ndarray:
-    """A spine, a spleen, and the kidneys of the sides."""
-    made = np.zeros(SMALL.shape, np.uint8)
-    made[14:18, 4:8], made[4:9, 16:20, 20:24] = SPINE, SPLEEN
-    for side in sides:
-        made[BOXES[side]] = KIDNEY
-    return made
-
-
-def chances(*boxes) -> np.ndarray:
-    made = np.zeros((TORSO.num_classes, *SMALL.shape), np.float32)
-    for box in boxes:
-        made[KIDNEY][box] = 0.9
-    return made
-
 
 SPECK = np.s_[20:22, 20:22, 4:6]
 BOTH = chances(*BOXES.values(), SPECK)
@@ -67,39 +53,9 @@ def test_without_a_spine_both_sides_are_drawn_whole() -> None:
     assert np.array_equal(out == KIDNEY, label_map("left", "right") == KIDNEY)
 
 
-class ByHU(torch.nn.Module):
-    """Finds kidneys where a CT is above 100 HU."""
-
-    multiple = 8
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, ct_hu: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(1, TORSO.num_classes, *ct_hu.shape[2:])
-        logits[:, KIDNEY] = 50 * (ct_hu[:, 0] > 100).float() - 5
-        return logits
-
-
 @pytest.fixture
 def prepared(tmp_path):
-    """Patients whose CTs show both kidneys, and of whom somebody drew both, one or none."""
-    folder = tmp_path / "prepared"
-    for name in ("train", "validation", "cases"):
-        (folder / name).mkdir(parents=True)
-    ct = np.where(label_map("left", "right") == KIDNEY, 150.0, 20.0)
-    drawn = [("left", "right"), ("left", "right"), ("left",), ("right",), ()]
-    for number, sides in enumerate(drawn):
-        base, labels = f"p{number}", label_map(*sides)
-        absent = {f"{side} kidney": "absent" for side in BOXES if side not in sides}
-        findings = Findings(region="abdomen", organs=absent)
-        save_case(folder / "train" / f"case-{number:06d}.npz", TrainingCase(labels, ct, findings, base), "A report.")
-        note = {"name": base, "split": "train", "refused": "", "report_read": False, "findings": findings.to_dict()}
-        volumes_ml = {"kidney": round(float((labels == KIDNEY).sum()) * 1.728, 2)} if sides else {}
-        note |= {"volumes_ml": volumes_ml, "mean_hu": dict.fromkeys(volumes_ml, 150.0)}
-        (folder / "cases" / f"{base}.json").write_text(json.dumps(note))
-    return folder
+    return write_prepared(tmp_path / "prepared")
 
 
 def test_the_least_volume_of_a_side_is_that_of_patients_who_show_it(prepared) -> None:
@@ -108,9 +64,7 @@ def test_the_least_volume_of_a_side_is_that_of_patients_who_show_it(prepared) ->
 
 
 def test_no_kidney_is_called_absent_that_was_drawn_or_was_there(prepared, tmp_path) -> None:
-    out = tmp_path / "completed"
-    for name in ("train", "validation", "cases"):
-        (out / name).mkdir(parents=True)
+    out = make_folders(tmp_path / "completed")
     files = list(complete(prepared, out, ByHU(), ["kidney"], SMALL))
     assert len(files) == 5
     for file in files:

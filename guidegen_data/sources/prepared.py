@@ -186,7 +186,7 @@ def training_paths(folder: Path, leave_out: Sequence[str] = ()) -> list[Path]:
     paths = case_paths(training_folder(folder))
     if not leave_out:
         return paths
-    bases = [_base_of(path) for path in paths]
+    bases = [base_of(path) for path in paths]
     check_left_out(leave_out, bases, folder)
     kept = [path for path, base in zip(paths, bases, strict=True) if base not in leave_out]
     if not kept:
@@ -194,6 +194,7 @@ def training_paths(folder: Path, leave_out: Sequence[str] = ()) -> list[Path]:
     return kept
 
 
-def _base_of(path: Path) -> str:
+def base_of(path: Path) -> str:
+    """Name of the volume that a prepared case was made of; SourceError when the file is damaged."""
     with _reading(path) as data:
         return json.loads(str(data["about"]))[1]

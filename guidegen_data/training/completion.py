@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from guidegen_data.reports.templates import library_for
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.describe import describe
 from guidegen_data.sources.prepared import (
+    base_of,
     case_paths,
     cases_digest,
     load_case,
@@ -38,6 +40,8 @@ from guidegen_data.sources.real import read_notes
 from guidegen_data.training.drawing import Body, draw_missing, lacking, least_voxels
 
 RECORD = "completed.jsonl"
+#: How well the network draws, in how many files it drew, and by which key it is told which network that is.
+FIGURES, DRAWN_BY = "completed.json", "network_sha256"
 
 
 def anatomy_of(prepared: Path) -> Anatomy:
@@ -64,6 +68,12 @@ def claim(prepared: Path, out: Path, classes: Sequence[str]) -> None:
     for name in (FILE_NAME, "split.csv", "refused.jsonl"):  # each time: more may have been prepared since
         shutil.copyfile(prepared / name, out / name)
     write_text(path, json.dumps(wanted, indent=1))
+
+
+def drawn_by(out: Path) -> str | None:
+    """Digest of the network that drew the cases of a folder which is completed, where it says so."""
+    path = out / FIGURES
+    return json.loads(path.read_text(encoding="utf-8")).get(DRAWN_BY) if path.exists() else None
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
@@ -94,7 +104,7 @@ def complete(
     prepared: Path, out: Path, model: Segmenter, classes: Sequence[str], anatomy: Anatomy, workers: int = 1
 ) -> Iterator[str]:
     """Writes every case of `prepared` that `out` lacks, or that was prepared anew since, and yields its name when it is
-    on disk.
+    on disk. What `out` has of cases that are prepared no more is removed.
 
     Findings are measured again for the organs that were drawn; a report is written anew unless it was the user's own.
     So many threads read and write; the network looks at one case at a time.
@@ -102,7 +112,7 @@ def complete(
     least = least_voxels(prepared, classes, anatomy)
     notes = {n["name"]: n for n in read_notes(prepared)}
     record, done = out / RECORD, _forget_changed(prepared, out)
-    files = [f"{split}/{p.name}" for split in ("train", "validation") for p in sorted(_cases_of(prepared / split))]
+    files = _files_of(prepared)
     lock = threading.Lock()
 
     def one(file: str) -> tuple[str, str, Findings, dict[str, float], dict[str, float]]:
@@ -126,17 +136,31 @@ def complete(
 
 
 def _forget_changed(prepared: Path, out: Path) -> set[str]:
-    """Files that are done. What the record says of one that is gone, or of a patient of whom a case was prepared anew,
-    is taken out of it, for the file is made again; so is that patient's note."""
-    lines = whole_lines(out / RECORD)
+    """Files that are done. What there is of a patient of whom a case was prepared anew or is prepared no more is made
+    again, or removed where there is nothing to make it of (refused by now): that is said on stderr.
+
+    Notes go first and files last, by which a run finds again what one that was killed in between had left to do.
+    """
+    lines, gone = whole_lines(out / RECORD), [file for file in _files_of(out) if not (prepared / file).exists()]
     held = [line for line in lines if (out / line["file"]).exists()]
-    if anew := {load_case(out / line["file"]).base for line in held if _is_anew(prepared, line)}:
-        held = [line for line in held if load_case(out / line["file"]).base not in anew]
+    if anew := {base_of(out / file) for file in (*gone, *(x["file"] for x in held if _is_anew(prepared, x)))}:
+        held = [line for line in held if base_of(out / line["file"]) not in anew]
+    patients = {note["name"] for note in read_notes(prepared) if not note["refused"]}
+    for note in (out / "cases").glob("*.json"):
+        if note.stem in anew or note.stem not in patients:
+            note.unlink()
     if len(held) < len(lines):
         write_text(out / RECORD, "".join(json.dumps(line) + "\n" for line in held))
-    for base in anew:
-        (out / "cases" / f"{base}.json").unlink(missing_ok=True)
+    for file in gone:
+        (out / file).unlink()
+    if gone:
+        print(f"removed from {out}: {len(gone)} files whose cases {prepared} no longer has", file=sys.stderr)
     return {line["file"] for line in held}
+
+
+def _files_of(folder: Path) -> list[str]:
+    """The cases of a folder by their paths in it, training cases first."""
+    return [f"{split}/{p.name}" for split in ("train", "validation") for p in _cases_of(folder / split)]
 
 
 def _is_anew(prepared: Path, line: dict[str, Any]) -> bool:
