@@ -5,7 +5,10 @@ An anatomy that is read is known by its name from then on, to findings and model
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, fields
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +99,28 @@ def anatomy_text(anatomy: Anatomy) -> str:
     data["region_organs"] = {k: sorted(v) for k, v in anatomy.region_organs.items()}
     text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
     return "# Anatomy of a GuideGen model: mm, ml, HU. `guidegen prepare` measures ranges, places and sizes.\n" + text
+
+
+def table_digest(anatomy: Anatomy) -> str:
+    """What tells a table from any other. Entries that are as by default do not count: a version of this package that
+    knows one more changes nothing."""
+    return hashlib.sha256(json.dumps(_told(anatomy), sort_keys=True).encode()).hexdigest()
+
+
+def _told(value: Any) -> Any:
+    """Everything that an anatomy says, ready for JSON; a whole number is the same with a point and without."""
+    if is_dataclass(value):
+        entries = ((f, getattr(value, f.name)) for f in fields(value))
+        return {f.name: _told(held) for f, held in entries if held != _default(f)}
+    if isinstance(value, Mapping):
+        return {str(k): _told(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | frozenset):
+        return [_told(v) for v in (sorted(value) if isinstance(value, frozenset) else value)]
+    return float(value) if isinstance(value, int) else value
+
+
+def _default(of: Field[Any]) -> Any:
+    return of.default if of.default_factory is MISSING else of.default_factory()
 
 
 def _anatomy(data: dict[str, Any]) -> Anatomy:

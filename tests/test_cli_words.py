@@ -85,6 +85,7 @@ def test_where_there_is_no_bar_a_line_is_written_now_and_then(capsys, monkeypatc
         (["--anatomy", "head-neck"], "--anatomy cannot go with --num"),
         (["--validation-share", "0.2", "--augment", "2"], "--augment, --validation-share cannot go with --num"),
         (["--map", "a=b"], "--map cannot go with --num"),
+        (["--workers", "2"], "--workers cannot go with --num"),
     ],
 )
 def test_what_deformed_cases_have_no_use_for_is_not_passed_over(option: list[str], told: str, capsys) -> None:

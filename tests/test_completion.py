@@ -13,7 +13,8 @@ from guidegen_data.cli.main import main
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.segmenter import Segmenter, partial_losses
 from guidegen_data.sources.prepared import case_paths, load_case, load_report, save_case
-from guidegen_data.training.completion import anatomy_of, draw_missing
+from guidegen_data.training.completion import anatomy_of
+from guidegen_data.training.drawing import draw_missing
 from guidegen_data.training.provenance import model_card
 from guidegen_data.training.segmenter import PartialCases, organ_ids, organs_named, segmenter_recipe, train_segmenter
 from guidegen_data.training.stages import Setting
@@ -164,7 +165,9 @@ def test_a_network_draws_as_it_is_where_nothing_is_to_be_trained(prepared, compl
         out = tmp_path / workers
         words = [*again[:2], str(out), *again[3:], "--init", str(completed), "--device", "cpu", "--workers", workers]
         assert main(words) == 0
-        assert not (out / "segmenter").exists()
+        weights = "diffusion_pytorch_model.safetensors"
+        kept = (out / "segmenter" / "model" / weights).read_bytes()
+        assert kept == (completed / "segmenter" / "best" / weights).read_bytes()
         one, other = cases(completed), cases(out)
         assert list(one) == list(other)
         assert all(np.array_equal(one[name][0].label_map, other[name][0].label_map) for name in one)
@@ -258,20 +261,21 @@ def test_only_the_largest_piece_is_drawn_and_only_where_it_is_large_enough(prepa
     label_map[:2], label_map[6:] = LIVER, TUMOUR
     chances = np.zeros((4, 8, 8, 8), np.float32)
     chances[SPLEEN, 1:4, :4, :4] = chances[SPLEEN, 4:, 7, 7] = 0.9
-    out, drawn = draw_missing(label_map, chances, {SPLEEN: 10}, anatomy)
-    assert drawn == {SPLEEN: 48}
+    out, drawn = draw_missing(label_map, chances, {(SPLEEN, ""): 10}, anatomy)
+    assert drawn == {(SPLEEN, ""): 48}
     assert (out[1:4, :4, :4] == SPLEEN).all()
     assert (out[6:] == TUMOUR).all()
-    assert draw_missing(label_map, chances, {SPLEEN: 49}, anatomy)[1] == {}
+    assert draw_missing(label_map, chances, {(SPLEEN, ""): 49}, anatomy)[1] == {}
     label_map[5, 5, 5] = SPLEEN
-    assert np.array_equal(draw_missing(label_map, chances, {SPLEEN: 1}, anatomy)[0], label_map)
+    assert np.array_equal(draw_missing(label_map, chances, {(SPLEEN, ""): 1}, anatomy)[0], label_map)
 
 
 def test_a_network_or_a_field_that_does_not_fit_is_refused(prepared, completed, tmp_path, capsys) -> None:
     other = tmp_path / "other" / "segmenter" / "model"
     Segmenter(num_classes=7, channels=(4, 8, 8), num_res_units=1).save_pretrained(other)
+    shutil.copyfile(completed / "anatomy.yaml", tmp_path / "other" / "anatomy.yaml")
     assert main([*words(prepared, tmp_path / "out"), "--init", str(tmp_path / "other")]) == 1
-    assert "draws 7 classes, the two-organs table has 4" in capsys.readouterr().err
+    assert "draws 7 classes, its table has 4" in capsys.readouterr().err
     assert main([*words(prepared, tmp_path / "out2"), "--init", str(completed), "--num-steps", "1"]) == 0
     setting = Setting(tmp_path / "run", segmenter_recipe(1), replace(anatomy_of(prepared), shape=(32, 36, 32)))
     with pytest.raises(ModelError, match="multiple of 8 voxels a side"):

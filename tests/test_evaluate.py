@@ -176,7 +176,10 @@ def test_runs_of_two_tables_make_no_model(work, tmp_path, capsys) -> None:
     classes = yaml.safe_load((slices / "anatomy.yaml").read_text())["classes"]
     turned = [classes[0], classes[2] | {"id": 1}, classes[1] | {"id": 2}, classes[3]]
     others = {"turned": {"classes": turned}, "fine": {"spacing_mm": [6.0, 6.0, 6.0]}}
-    told = {"turned": "learned another label table than two-organs", "fine": "learned at (6.0, 6.0, 6.0) mm, the model"}
+    told = {
+        "turned": "learned another label table than two-organs",
+        "fine": "learned at (6.0, 6.0, 6.0) mm, here it is (12.0, 12.0, 12.0) mm",
+    }
     for name, entries in others.items():
         of_slices = changed(slices, tmp_path / name, **entries)
         assert main(["export", str(masks), str(of_slices), str(tmp_path / "out")]) == 1

@@ -1,12 +1,16 @@
 """`guidegen prepare` run again: on a data set that changed, with more cases, after a file was deleted or mended."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from little_patients import patient, save, write_nifti
 from test_prepare import cases_of, command, contents, notes
 
+from guidegen_data.anatomy import HEAD_NECK, TORSO
+from guidegen_data.anatomy_files import anatomy_text, parse_anatomy, table_digest
 from guidegen_data.cli.main import main
 from guidegen_data.sources.prepared import case_paths
 
@@ -124,3 +128,68 @@ def test_a_refused_case_leaves_no_file_behind(source, prepared, table, tmp_path)
     assert main(twice(src, out, table)) == 0
     assert notes(out)["p1"]["refused"]
     assert sorted(cases_of(out)) == ["p0", "p2", "p3", "p4"]
+
+
+def test_another_table_is_refused_but_the_folder_s_own_one(source, tmp_path, capsys) -> None:
+    out, given = tmp_path / "out", source / "anatomy.yaml"
+    assert main(command("nifti", source, out)) == 0
+    before, text = contents(out), given.read_text()
+    edited = tmp_path / "edited.yaml"
+    for was, now in (("sources: [Leber]", "sources: [Leber, hepar]"), ("[32, 32, 32]", "[32, 32, 40]")):
+        assert was in text
+        edited.write_text(text.replace(was, now))
+        assert main(command("nifti", source, out, anatomy=edited)) == 1
+        told = capsys.readouterr().err
+        assert f"another than the one {out} was begun with" in told
+        assert f"--anatomy {out / 'anatomy.yaml'}" in told
+        assert contents(out) == before
+    edited.write_text("# nothing but a remark\n" + text.replace("12.0", "12"))
+    for same in (edited, out / "anatomy.yaml", given):
+        assert main(command("nifti", source, out, anatomy=same)) == 0
+        assert contents(out) == before
+
+
+def test_other_class_names_are_refused(source, prepared, table, tmp_path, capsys) -> None:
+    out, classes = copied(prepared, tmp_path / "out"), tmp_path / "names.json"
+    held = json.loads((source / "classes.json").read_text())
+    classes.write_text(json.dumps(held | {"2": "stomach"}))
+    assert main(twice(source, out, table, "--classes", str(classes))) == 1
+    assert f"class names of the label ids are others than those {out} was begun with" in capsys.readouterr().err
+    assert contents(out) == contents(prepared)
+    classes.write_text(json.dumps(dict(reversed(held.items()))))
+    assert main(twice(source, out, table, "--classes", str(classes))) == 0
+    assert contents(out) == contents(prepared)
+
+
+def test_a_folder_that_does_not_tell_its_inputs_goes_on(source, prepared, table, tmp_path) -> None:
+    out, edited = copied(prepared, tmp_path / "out"), tmp_path / "edited.yaml"
+    held = json.loads((out / "prepared.json").read_text())
+    (out / "prepared.json").write_text(json.dumps({k: v for k, v in held.items() if not k.endswith("_sha256")}))
+    before = contents(out)
+    edited.write_text(table.read_text().replace("[Leber]", "[Leber, hepar]"))
+    assert main(twice(source, out, edited)) == 0
+    assert contents(out) == before
+
+
+def test_what_made_no_case_may_still_be_mended(source, prepared, table, tmp_path, capsys) -> None:
+    out, wrong = tmp_path / "out", tmp_path / "wrong.json"
+    wrong.write_text(json.dumps({"1": "gizzard", "2": "crop", "3": "beak"}))
+    assert main(command("nifti", source, out, "--augment", "1", "--classes", str(wrong))) == 1
+    assert "takes 3 readable training patients, got 0" in capsys.readouterr().err
+    assert main(twice(source, out, table)) == 0
+    assert contents(out) == contents(prepared)
+
+
+@pytest.mark.parametrize("anatomy", [TORSO, HEAD_NECK])
+def test_a_table_is_told_by_what_it_says(anatomy) -> None:
+    assert table_digest(parse_anatomy(anatomy_text(anatomy), "here")) == table_digest(anatomy)
+    organ, *others = anatomy.classes[1:]
+    changes = [
+        {"shape": (64, 128, 128)},
+        {"classes": (anatomy.classes[0], replace(organ, sources=("other",)), *others)},
+        {"classes": (anatomy.classes[0], replace(organ, tissue_hu=(0.0, 1.0)), *others)},
+        {"size_ml": {organ.name: (1.0, 2.0)}},
+        {"region_organs": {}},
+    ]
+    digests = {table_digest(replace(anatomy, **change)) for change in changes}
+    assert len(digests | {table_digest(anatomy)}) == len(changes) + 1

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from guidegen_data.shards.verify import problems
 from guidegen_data.sources.prepared import case_paths, load_case
 from guidegen_data.training.completion import anatomy_of
 from guidegen_data.training.second_reader import reader_of
+from guidegen_data.training.segmenter import trained_segmenter
 
 SHORT = ["--recipe", "tiny", "--num-steps", "2", "--device", "cpu", "--validate-every", "0"]
 CHECK = "spleen as the second reader finds it (Dice)"
@@ -174,6 +176,31 @@ def test_the_least_dice_is_the_percentile_of_real_patients(made, tmp_path) -> No
         reader_of(completed, anatomy, 10)
 
 
+def test_a_network_of_another_table_or_spacing_neither_reads_nor_draws(made, tmp_path, capsys) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(made / "completed", other)
+    told = json.loads((other / "completed.json").read_text())
+    told["classes"]["spleen"]["held_out_dice"] = [0.5] * 6
+    (other / "completed.json").write_text(json.dumps(told))
+    table, plain = (other / "anatomy.yaml").read_text(), str(made / "plain")
+    read = ["export", plain, plain, str(tmp_path / "none"), "--second-reader", str(other)]
+    draw = ["complete", str(made / "prepared"), str(tmp_path / "drawn"), "--classes", "spleen", "--device", "cpu"]
+    draw += ["--init", str(other), "--num-steps"]
+    spleen, spacing = "name: spleen", "spacing_mm: [12.0, 12.0, 12.0]"
+    for was, now, reason in (
+        (spleen, "name: stomach", "learned another label table than two-organs"),
+        (spacing, "spacing_mm: [6.0, 6.0, 6.0]", "learned at (6.0, 6.0, 6.0) mm, here it is (12.0, 12.0, 12.0) mm"),
+    ):
+        assert was in table
+        (other / "anatomy.yaml").write_text(table.replace(was, now))
+        for words in (read, [*draw, "0"], [*draw, "2"]):
+            assert main(words) == 1
+            assert reason in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(ModelError, match="multiple of 8 voxels a side"):
+        trained_segmenter(made / "completed", replace(anatomy_of(made / "prepared"), shape=(32, 36, 32)))
+
+
 def test_what_is_no_reader_is_refused(made, tmp_path, capsys) -> None:
     plain = str(made / "plain")
     words = ["export", plain, plain, str(tmp_path / "none"), "--second-reader"]
@@ -182,5 +209,5 @@ def test_what_is_no_reader_is_refused(made, tmp_path, capsys) -> None:
     assert main([*words, str(made / "completed"), "--read-percentile", "101"]) == 1
     assert "from 0 to 100, got 101" in capsys.readouterr().err
     assert main(["export", "torso", "torso", str(tmp_path / "none"), "--second-reader", str(made / "completed")]) == 1
-    assert "classes" in capsys.readouterr().err
+    assert "completed learned another label table than torso" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

@@ -1,6 +1,9 @@
 """Training cases: read from real files, deformed, and described by findings that the label map bears out."""
 
 import json
+import re
+import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -181,6 +184,39 @@ def test_preparing_resumes_and_gives_the_same_cases(folder, tmp_path) -> None:
     assert next(p.read_bytes() for p in case_paths(tmp_path / "a")) == first[0]
     with pytest.raises(SourceError, match="another configuration"):
         next(prepare(folder, tmp_path / "a", PrepareConfig("real", num=3, seed=5)))
+
+
+def test_deformed_cases_are_gone_on_with_from_the_same_volumes_and_names_only(folder, tmp_path) -> None:
+    source, out, names = tmp_path / "source", tmp_path / "out", tmp_path / "names.json"
+    shutil.copytree(folder, source)
+    config = PrepareConfig("real", num=2, seed=4)
+    assert list(prepare(source, out, config)) == [0, 1]
+    held = {p.name: p.read_bytes() for p in out.iterdir()}
+    names.write_text(json.dumps(CLASSES | {6: "stomach"}))
+    for file, told in (("new_label.nii.gz", "(new: new)"), ("body_ct.nii.gz", "(CT new or gone: body)")):
+        path = source / file
+        moved = path.replace(tmp_path / file) if path.exists() else path.touch()
+        with pytest.raises(SourceError, match=re.escape(f"others than those {out} was begun with {told}")):
+            next(prepare(source, out, replace(config, num=3)))
+        path.unlink() if moved is None else moved.replace(path)
+    with pytest.raises(SourceError, match="class names of the label ids are others"):
+        next(prepare(source, out, config, names))
+    with pytest.raises(SourceError, match=r"case-000001\.npz, which --num 1 does not reach"):
+        next(prepare(source, out, replace(config, num=1)))
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == held
+    (source / "more_ct.nii.gz").touch()  # without labels, of which no case is made
+    assert list(prepare(source, out, replace(config, num=3))) == [0, 1, 2]
+
+
+def test_deformed_cases_of_an_earlier_version_are_gone_on_with(folder, tmp_path) -> None:
+    config, path = PrepareConfig("real", num=1, seed=4), tmp_path / "prepared.json"
+    assert list(prepare(folder, tmp_path, config)) == [0]
+    held = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("classes_sha256", "bases")}
+    assert len(held) == 6
+    path.write_text(json.dumps(held))
+    (tmp_path / "names.json").write_text(json.dumps(CLASSES | {6: "stomach"}))
+    assert list(prepare(folder, tmp_path, config, tmp_path / "names.json")) == [0]
+    assert json.loads(path.read_text()) == held
 
 
 def test_a_prepared_case_is_read_back_whole_and_a_damaged_one_refused(tmp_path, cases) -> None:

@@ -114,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.models.slice_generator import SliceGenerator
     from guidegen_data.models.tissue import TissueNetwork
     from guidegen_data.pipeline import CategoricalScheduler, GuideGenPipeline
+    from guidegen_data.training.beside import check_table
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.masks import read_volume_ratio
     from guidegen_data.training.model_parts import put_reader
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     held = args.masks / FILE_NAME
     anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
     for run_of in (args.masks, args.slices) if args.anatomy else (args.slices,):
-        _check_table(run_of, anatomy)
+        check_table(run_of, anatomy)
     masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
     held = args.slices / Initial.TISSUE.value
     tissue = load_part(TissueNetwork, held) if held.is_dir() else None
@@ -182,6 +183,7 @@ def _autoencoder(args: argparse.Namespace, anatomy: Anatomy) -> CTAutoencoder:
 
     from guidegen_data.errors import ModelError
     from guidegen_data.models.autoencoder import CTAutoencoder
+    from guidegen_data.training.beside import check_table
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.run_state import load_part
 
@@ -189,7 +191,7 @@ def _autoencoder(args: argparse.Namespace, anatomy: Anatomy) -> CTAutoencoder:
     if not args.decoder:
         return own
     trained_part(args.decoder, Initial.AUTOENCODER)
-    _check_table(args.decoder, anatomy)
+    check_table(args.decoder, anatomy)
     decoder = load_part(CTAutoencoder, _weights(args.decoder, args.checkpoint))
     # A decoder's are copies of those of the slices that it was trained for.
     if not all(torch.equal(getattr(own, name), getattr(decoder, name)) for name in ("latent_mean", "latent_std")):
@@ -205,32 +207,17 @@ def _detail(args: argparse.Namespace, anatomy: Anatomy) -> DetailNetwork:
     from guidegen_data.errors import ModelError
     from guidegen_data.models.detail import DetailNetwork
     from guidegen_data.models.folded_unet import check_sides
+    from guidegen_data.training.beside import check_table
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.run_state import load_part
 
     if args.steps_detail < 1:
         raise ModelError(f"--steps-detail is a number of steps from 1, got {args.steps_detail}.")
     trained_part(args.detail, Initial.DETAIL)
-    _check_table(args.detail, anatomy)
+    check_table(args.detail, anatomy)
     detail = load_part(DetailNetwork, _weights(args.detail, args.checkpoint))
     check_sides(anatomy.shape, detail.multiple)
     return detail
-
-
-def _check_table(run: Path, anatomy: Anatomy) -> None:
-    """ModelError where a run learned another label table than the model's, or at another spacing."""
-    import yaml
-
-    from guidegen_data.anatomy_files import FILE_NAME
-    from guidegen_data.errors import ModelError
-    from guidegen_data.training.beside import same_classes
-
-    learned = run / FILE_NAME
-    if not same_classes(learned, anatomy):
-        raise ModelError(f"{run} learned another label table than {anatomy.name}; give runs that agree.")
-    spacing_mm = tuple(yaml.safe_load(learned.read_text(encoding="utf-8"))["spacing_mm"])
-    if spacing_mm != tuple(anatomy.spacing_mm):
-        raise ModelError(f"{run} learned at {spacing_mm} mm, the model has {tuple(anatomy.spacing_mm)} mm.")
 
 
 def _into_model(args: argparse.Namespace) -> int:
@@ -239,6 +226,7 @@ def _into_model(args: argparse.Namespace) -> int:
     from guidegen_data.errors import ModelError
     from guidegen_data.models.folder import anatomy_name_of, model_folder
     from guidegen_data.models.mask_sampler import MaskSampler
+    from guidegen_data.training.beside import check_table
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.masks import read_volume_ratio
     from guidegen_data.training.model_parts import copy_model, put_part, put_reader
@@ -254,7 +242,7 @@ def _into_model(args: argparse.Namespace) -> int:
     anatomy = anatomy_from(str(held) if held.exists() else anatomy_name_of(folder))
     if args.masks != args.slices:
         trained_part(args.masks, Initial.MASKS)
-        _check_table(args.masks, anatomy)
+        check_table(args.masks, anatomy)
         masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
     if args.detail:
         detail = _detail(args, anatomy)

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 
 HELP = "turn a data set of real CTs and label maps into training cases with findings"
-#: Options of real cases that deformed ones have no use for, and values that say that one was not given.
-_REAL_ONLY = ("anatomy", "map", "augment", "validation_share", "only")
-_NOT_GIVEN: tuple[object, ...] = (None, 0, [], "torso")
+#: Options of real cases that deformed ones have no use for, and what they are when they are not given.
+_REAL_ONLY = {"anatomy": "torso", "map": [], "augment": 0, "validation_share": 0, "only": 0, "workers": 1}
 _VALIDATION_SHARE = 0.15
 
 
@@ -67,8 +66,11 @@ def run(args: argparse.Namespace) -> int:
     if args.num is not None:
         if args.layout != "nifti":
             raise SourceError(f"--num deforms the volumes of the nifti layout, not of {args.layout}; leave --num out.")
-        if given := [f"--{name.replace('_', '-')}" for name in _REAL_ONLY if getattr(args, name) not in _NOT_GIVEN]:
-            raise SourceError(f"{', '.join(given)} cannot go with --num, which makes torso cases and splits none off.")
+        if given := [k for k, v in _REAL_ONLY.items() if getattr(args, k) not in (None, v)]:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise SourceError(
+                f"{options} cannot go with --num, which makes torso cases, one after another, and splits none off."
+            )
         return _deform(args)
     if args.leave_out or args.phantoms:
         raise SourceError("--leave-out and --phantoms go with --num; real cases are split by patient.")

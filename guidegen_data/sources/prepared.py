@@ -19,7 +19,8 @@ import numpy as np
 from guidegen_data.errors import SourceError
 from guidegen_data.reports.findings import Findings
 from guidegen_data.sources.augment import Augmenter, TrainingCase
-from guidegen_data.sources.bases import Base, check_left_out, find_bases, phantom_base, read_base, read_classes
+from guidegen_data.sources.bases import check_left_out, find_bases, phantom_base, read_base, read_classes
+from guidegen_data.sources.inputs import check_inputs, deformed_inputs, without_inputs
 
 
 @dataclass(frozen=True)
@@ -34,27 +35,32 @@ class PrepareConfig:
     num_phantoms: int = 0
 
 
-def load_bases(folder: Path, classes_path: Path | None, leave_out: tuple[str, ...] = ()) -> list[Base]:
-    """Every labelled volume of a folder as a Base. The class file is `*classes.json` in the folder unless given."""
+def _labelled(folder: Path, leave_out: tuple[str, ...]) -> dict[str, tuple[Path | None, Path | None]]:
+    """The labelled volumes of a folder, (CT, label) by name, but those left out."""
     found = find_bases(folder)
     check_left_out(leave_out, found, folder)
-    if classes_path is None:
+    return {n: paths for n, paths in found.items() if n not in leave_out and paths[1] is not None}
+
+
+def _class_names(folder: Path, given: Path | None) -> dict[int, str]:
+    """Names of label ids: of a file that is given, else of the folder's one `*classes.json`."""
+    if given is None:
         candidates = sorted(folder.glob("*classes.json"))
         if len(candidates) != 1:
             raise SourceError(f"{folder} needs one *classes.json naming its label ids; give it with --classes.")
-        classes_path = candidates[0]
-    classes = read_classes(classes_path)
-    labelled = {n: paths for n, paths in found.items() if n not in leave_out and paths[1] is not None}
-    return [read_base(n, ct, label, classes) for n, (ct, label) in labelled.items()]
+        given = candidates[0]
+    return read_classes(given)
 
 
 def prepare(folder: Path, out: Path, config: PrepareConfig, classes_path: Path | None = None) -> Iterator[int]:
     """Writes the cases that are missing and yields each number when it is on disk. Case i depends on (seed, i) alone.
 
-    `image_share` of the cases come from volumes that have a CT. Raises SourceError when `out` holds another set.
+    `image_share` of the cases come from volumes that have a CT. SourceError when `out` holds another set, more
+    cases, or some that were drawn from other volumes or with other class names.
     """
-    _claim(out, config)
-    bases = load_bases(folder, classes_path, config.leave_out)
+    found, classes = _labelled(folder, config.leave_out), _class_names(folder, classes_path)
+    _claim(out, config, deformed_inputs(found, classes))
+    bases = [read_base(n, ct, label, classes) for n, (ct, label) in found.items()]
     bases += [phantom_base(config.seed, k) for k in range(config.num_phantoms)]
     groups = [[Augmenter(b) for b in bases if (b.ct_hu is not None) == wanted] for wanted in (True, False)]
     if not bases:
@@ -69,17 +75,23 @@ def prepare(folder: Path, out: Path, config: PrepareConfig, classes_path: Path |
         yield number
 
 
-def _claim(out: Path, config: PrepareConfig) -> None:
+def _claim(out: Path, config: PrepareConfig, inputs: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    wanted, path = json.dumps(asdict(config), indent=1), out / "prepared.json"
+    wanted, path = json.loads(json.dumps(asdict(config))), out / "prepared.json"
     if path.exists():
         held = {"num_phantoms": 0} | json.loads(path.read_text())
-        same = {k: v for k, v in json.loads(wanted).items() if k != "num"}
-        if {k: v for k, v in held.items() if k != "num"} != same:
+        if without_inputs(held) | {"num": config.num} != wanted:
             raise SourceError(f"{out} holds cases of another configuration ({path.name}); choose another folder.")
+        check_inputs(out, held, inputs)
+        if case_path(out, config.num) <= (last := max(out.glob("case-*[0-9].npz"), default=path.parent)):
+            raise SourceError(
+                f"{out} holds {last.name}, which --num {config.num} does not reach; give a larger --num, or choose "
+                "another folder."
+            )
+        inputs = {k: v for k, v in inputs.items() if k in held}  # of earlier cases nobody knows what they were made of
     elif any(out.iterdir()):
         raise SourceError(f"{out} is not empty and holds no prepared cases; choose another folder.")
-    path.write_text(wanted)
+    write_text(path, json.dumps(wanted | inputs, indent=1))
 
 
 def case_path(folder: Path, number: int) -> Path:
@@ -186,7 +198,7 @@ def training_paths(folder: Path, leave_out: Sequence[str] = ()) -> list[Path]:
     paths = case_paths(training_folder(folder))
     if not leave_out:
         return paths
-    bases = [_base_of(path) for path in paths]
+    bases = [base_of(path) for path in paths]
     check_left_out(leave_out, bases, folder)
     kept = [path for path, base in zip(paths, bases, strict=True) if base not in leave_out]
     if not kept:
@@ -194,6 +206,7 @@ def training_paths(folder: Path, leave_out: Sequence[str] = ()) -> list[Path]:
     return kept
 
 
-def _base_of(path: Path) -> str:
+def base_of(path: Path) -> str:
+    """Name of the volume that a prepared case was made of; SourceError when the file is damaged."""
     with _reading(path) as data:
         return json.loads(str(data["about"]))[1]

@@ -27,6 +27,7 @@ from guidegen_data.sources import layouts, openkbp, population
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.claim import claim, note_measured
 from guidegen_data.sources.describe import body_area_cm2, describe
+from guidegen_data.sources.inputs import real_inputs
 from guidegen_data.sources.labelling import organs_named, organs_of_ids, own_ids
 from guidegen_data.sources.layouts import Labelled, LabelNames, SourceCase
 from guidegen_data.sources.placing import Jitter, Placed, centre_of, clean, place
@@ -77,12 +78,13 @@ def prepare_real(
     """Yields after every case of a stage: 'surveying', 'reading labels', 'preparing'.
 
     An anatomy without usual places is measured on the training patients first, and where labels have no names it is
-    seen which are in use. `only` takes so many patients from the start. SourceError when `out` holds another set.
+    seen which are in use. `only` takes so many patients from the start. SourceError when `out` holds another set, or
+    was begun with another table or other class names.
     """
     listed, names, left_over = _listed(src, config, classes)
     listed = layouts.split_by_patient(listed, config.validation_share, config.seed)
     cases = listed[:only]
-    claim(out, asdict(config), cases)
+    claim(out, asdict(config), cases, real_inputs(anatomy, names.ids))
     write_text(out / "left_over.txt", "".join(f"{path}\n" for path in left_over))
     with spread(workers) as run:
         survey = partial(_survey, config.layout, anatomy, names)

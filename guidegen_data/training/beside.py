@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from guidegen_data.anatomy import Anatomy, anatomy_named
-from guidegen_data.anatomy_files import FILE_NAME
+from guidegen_data.anatomy_files import FILE_NAME, unregistered_anatomy
 from guidegen_data.errors import AnatomyError, ModelError
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.folder import anatomy_name_of, model_folder
@@ -75,6 +75,16 @@ def same_classes(path: Path, anatomy: Anatomy) -> bool:
         return [(int(c["id"]), str(c["name"])) for c in held["classes"]] == _names(anatomy)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return False
+
+
+def check_table(run: Path, anatomy: Anatomy) -> None:
+    """ModelError where a run learned other classes than those of an anatomy, or at another spacing."""
+    learned = run / FILE_NAME
+    if not same_classes(learned, anatomy):
+        raise ModelError(f"{run} learned another label table than {anatomy.name}; give runs that agree.")
+    spacing_mm = unregistered_anatomy(learned).spacing_mm
+    if spacing_mm != anatomy.spacing_mm:
+        raise ModelError(f"{run} learned at {spacing_mm} mm, here it is {anatomy.spacing_mm} mm; give runs that agree.")
 
 
 def _names(anatomy: Anatomy) -> list[tuple[int, str]]:

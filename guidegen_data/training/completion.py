@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.anatomy_files import FILE_NAME, read_anatomy
@@ -27,6 +28,7 @@ from guidegen_data.reports.templates import library_for
 from guidegen_data.sources.augment import TrainingCase
 from guidegen_data.sources.describe import describe
 from guidegen_data.sources.prepared import (
+    base_of,
     case_paths,
     cases_digest,
     load_case,
@@ -35,11 +37,11 @@ from guidegen_data.sources.prepared import (
     write_text,
 )
 from guidegen_data.sources.real import read_notes
-from guidegen_data.training.segmenter import organ_ids
+from guidegen_data.training.drawing import Body, draw_missing, lacking, least_voxels
 
-#: A drawn organ counts from this share of the volume that 19 in 20 of the patients who show it exceed.
-_LEAST_OF_SMALL = 0.25
 RECORD = "completed.jsonl"
+#: How well the network draws, in how many files it drew, and by which key it is told which network that is.
+FIGURES, DRAWN_BY = "completed.json", "network_sha256"
 
 
 def anatomy_of(prepared: Path) -> Anatomy:
@@ -68,11 +70,10 @@ def claim(prepared: Path, out: Path, classes: Sequence[str]) -> None:
     write_text(path, json.dumps(wanted, indent=1))
 
 
-def least_volumes_ml(prepared: Path, classes: Sequence[str]) -> dict[str, float]:
-    """The volume that a drawn organ must have, from the training patients who show it."""
-    notes = [n for n in read_notes(prepared) if not n["refused"] and n["split"] == "train"]
-    held = {name: [n["volumes_ml"][name] for n in notes if name in n["volumes_ml"]] for name in classes}
-    return {name: _LEAST_OF_SMALL * float(np.percentile(ml, 5)) for name, ml in held.items() if ml}
+def drawn_by(out: Path) -> str | None:
+    """Digest of the network that drew the cases of a folder which is completed, where it says so."""
+    path = out / FIGURES
+    return json.loads(path.read_text(encoding="utf-8")).get(DRAWN_BY) if path.exists() else None
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
@@ -82,28 +83,6 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
         write_text(path, "".join(lines[:-1]))
         lines.pop()
     return [json.loads(line) for line in lines]
-
-
-def draw_missing(
-    label_map: np.ndarray, chances: np.ndarray, wanted: dict[int, float], anatomy: Anatomy
-) -> tuple[np.ndarray, dict[int, int]]:
-    """The label map (X, Y, Z) with every wanted class that it lacks drawn where its probability is above one half.
-
-    Of each the largest piece, where that has at least the wanted number of voxels; organs and lesions that are there
-    keep their voxels. And the voxels that each class was given.
-    """
-    present = set(np.unique(label_map).tolist())
-    free = ~np.isin(label_map, [*organ_ids(anatomy), anatomy.lesion_id])
-    out, drawn = label_map.copy(), {}
-    for k, least in wanted.items():
-        if k in present:
-            continue
-        pieces, count = ndimage.label((chances[k] > 0.5) & free)
-        sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-        if count and sizes.max() >= least:
-            out[pieces == int(sizes.argmax()) + 1] = k
-            drawn[k] = int(sizes.max())
-    return out, drawn
 
 
 def held_out_dice(prepared: Path, model: Segmenter, classes: Sequence[str], anatomy: Anatomy) -> dict[str, list[float]]:
@@ -125,31 +104,30 @@ def complete(
     prepared: Path, out: Path, model: Segmenter, classes: Sequence[str], anatomy: Anatomy, workers: int = 1
 ) -> Iterator[str]:
     """Writes every case of `prepared` that `out` lacks, or that was prepared anew since, and yields its name when it is
-    on disk.
+    on disk. What `out` has of cases that are prepared no more is removed.
 
     Findings are measured again for the organs that were drawn; a report is written anew unless it was the user's own.
     So many threads read and write; the network looks at one case at a time.
     """
-    voxel_ml = float(np.prod(anatomy.spacing_mm)) / 1000
-    least = {anatomy.id_of(n): ml / voxel_ml for n, ml in least_volumes_ml(prepared, classes).items()}
+    least = least_voxels(prepared, classes, anatomy)
     notes = {n["name"]: n for n in read_notes(prepared)}
     record, done = out / RECORD, _forget_changed(prepared, out)
-    files = [f"{split}/{p.name}" for split in ("train", "validation") for p in sorted(_cases_of(prepared / split))]
+    files = _files_of(prepared)
     lock = threading.Lock()
 
-    def one(file: str) -> tuple[str, str, Findings, dict[int, int], dict[str, float]]:
+    def one(file: str) -> tuple[str, str, Findings, dict[str, float], dict[str, float]]:
         case, drawn = _completed(load_case(prepared / file), model, least, anatomy, lock)
         report = load_report(prepared / file)
         if drawn and not notes[case.base]["report_read"]:
             rng = np.random.default_rng([*Path(file).stem.encode()])
             report = library_for(anatomy.name).render(case.findings, rng)
         save_case(out / file, case, report)
-        return file, case.base, case.findings, drawn, _mean_hu(case, drawn)
+        drawn_ml = _drawn_ml(drawn, anatomy)
+        return file, case.base, case.findings, drawn_ml, _mean_hu(case, drawn_ml)
 
     yield from (file for file in files if file in done)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for file, base, findings, drawn, mean_hu in pool.map(one, [file for file in files if file not in done]):
-            drawn_ml = {anatomy.classes[k].name: round(n * voxel_ml, 2) for k, n in drawn.items()}
+        for file, base, findings, drawn_ml, mean_hu in pool.map(one, [file for file in files if file not in done]):
             _write_note(out, notes[base], findings, drawn_ml, mean_hu)
             with open(record, "a", encoding="utf-8") as lines:
                 line = {"file": file, "drawn_ml": drawn_ml, "prepared_sha256": cases_digest([prepared / file])}
@@ -158,17 +136,31 @@ def complete(
 
 
 def _forget_changed(prepared: Path, out: Path) -> set[str]:
-    """Files that are done. What the record says of one that is gone, or of a patient of whom a case was prepared anew,
-    is taken out of it, for the file is made again; so is that patient's note."""
-    lines = whole_lines(out / RECORD)
+    """Files that are done. What there is of a patient of whom a case was prepared anew or is prepared no more is made
+    again, or removed where there is nothing to make it of (refused by now): that is said on stderr.
+
+    Notes go first and files last, by which a run finds again what one that was killed in between had left to do.
+    """
+    lines, gone = whole_lines(out / RECORD), [file for file in _files_of(out) if not (prepared / file).exists()]
     held = [line for line in lines if (out / line["file"]).exists()]
-    if anew := {load_case(out / line["file"]).base for line in held if _is_anew(prepared, line)}:
-        held = [line for line in held if load_case(out / line["file"]).base not in anew]
+    if anew := {base_of(out / file) for file in (*gone, *(x["file"] for x in held if _is_anew(prepared, x)))}:
+        held = [line for line in held if base_of(out / line["file"]) not in anew]
+    patients = {note["name"] for note in read_notes(prepared) if not note["refused"]}
+    for note in (out / "cases").glob("*.json"):
+        if note.stem in anew or note.stem not in patients:
+            note.unlink()
     if len(held) < len(lines):
         write_text(out / RECORD, "".join(json.dumps(line) + "\n" for line in held))
-    for base in anew:
-        (out / "cases" / f"{base}.json").unlink(missing_ok=True)
+    for file in gone:
+        (out / file).unlink()
+    if gone:
+        print(f"removed from {out}: {len(gone)} files whose cases {prepared} no longer has", file=sys.stderr)
     return {line["file"] for line in held}
+
+
+def _files_of(folder: Path) -> list[str]:
+    """The cases of a folder by their paths in it, training cases first."""
+    return [f"{split}/{p.name}" for split in ("train", "validation") for p in _cases_of(folder / split)]
 
 
 def _is_anew(prepared: Path, line: dict[str, Any]) -> bool:
@@ -181,37 +173,44 @@ def _cases_of(folder: Path) -> list[Path]:
     return case_paths(folder) if any(folder.glob("case-*.npz")) else []
 
 
-def _mean_hu(case: TrainingCase, drawn: dict[int, int]) -> dict[str, float]:
-    """Mean HU of each class that was drawn in a case with a CT."""
+def _drawn_ml(drawn: Mapping[Body, int], anatomy: Anatomy) -> dict[str, float]:
+    """What was drawn of each class in ml, its sides together."""
+    voxel_ml, voxels = float(np.prod(anatomy.spacing_mm)) / 1000, Counter[str]()
+    for (k, _), count in drawn.items():
+        voxels[anatomy.classes[k].name] += count
+    return {name: round(count * voxel_ml, 2) for name, count in voxels.items()}
+
+
+def _mean_hu(case: TrainingCase, drawn: Collection[str]) -> dict[str, float]:
+    """Mean HU of each class that was drawn, or a side of it, in a case with a CT."""
     if case.ct_hu is None:
         return {}
-    classes = case.findings.anatomy.classes
-    return {classes[k].name: round(float(case.ct_hu[case.label_map == k].mean()), 1) for k in drawn}
+    ids = case.findings.anatomy.ids
+    return {name: round(float(case.ct_hu[case.label_map == ids[name]].mean()), 1) for name in drawn}
 
 
 def _completed(
-    case: TrainingCase, model: Segmenter, least: dict[int, float], anatomy: Anatomy, lock: threading.Lock
-) -> tuple[TrainingCase, dict[int, int]]:
-    lacking = set(least) - set(np.unique(case.label_map).tolist())
-    if case.ct_hu is None or not lacking:
+    case: TrainingCase, model: Segmenter, least: Mapping[Body, float], anatomy: Anatomy, lock: threading.Lock
+) -> tuple[TrainingCase, dict[Body, int]]:
+    if case.ct_hu is None or not lacking(case.label_map, least, anatomy):
         return case, {}
     with lock:
         chances = probabilities(model, case.ct_hu)
-    label_map, drawn = draw_missing(case.label_map, chances, {k: least[k] for k in sorted(lacking)}, anatomy)
+    label_map, drawn = draw_missing(case.label_map, chances, least, anatomy)
     if not drawn:
         return case, {}
-    findings = _measured_again(case.findings, case.ct_hu, label_map, {anatomy.classes[k].name for k in drawn}, anatomy)
+    findings = _measured_again(case.findings, case.ct_hu, label_map, drawn, anatomy)
     return replace(case, label_map=label_map, findings=findings), drawn
 
 
 def _measured_again(
-    findings: Findings, ct_hu: np.ndarray, label_map: np.ndarray, drawn: set[str], anatomy: Anatomy
+    findings: Findings, ct_hu: np.ndarray, label_map: np.ndarray, drawn: Collection[Body], anatomy: Anatomy
 ) -> Findings:
-    """The findings with the status of every organ of a drawn class measured; all else as it was."""
+    """The findings with the status of every organ that was drawn measured; all else as it was."""
     measured = describe(ct_hu, label_map, anatomy, {"region": findings.region})
     organs = dict(findings.organs)
     for organ in anatomy.organs:
-        if organ.class_name in drawn:
+        if {(anatomy.ids[organ.class_name], side) for side in ("", organ.side)} & set(drawn):
             organs.pop(organ.name, None)
             if organ.name in measured.organs:
                 organs[organ.name] = measured.organs[organ.name]
@@ -224,6 +223,8 @@ def _write_note(
     """The note of a patient with what was drawn in the case as it is, which comes before its warped copies."""
     path = out / "cases" / f"{note['name']}.json"
     if not path.exists():
-        measured = {what: note[what] | new for what, new in (("volumes_ml", drawn_ml), ("mean_hu", mean_hu))}
+        before = note["volumes_ml"]  # of a class of which a side was there, its share
+        volumes_ml = before | {name: round(before.get(name, 0) + ml, 2) for name, ml in drawn_ml.items()}
+        measured = {"volumes_ml": volumes_ml, "mean_hu": note["mean_hu"] | mean_hu}
         note = note | {"findings": findings.to_dict(), "completed": list(drawn_ml), **measured}
         write_text(path, json.dumps(note, indent=1))

@@ -55,7 +55,8 @@ def data_facts(folder: Path, leave_out: Sequence[str] = ()) -> dict[str, Any]:
             kept = {(r["patient"], r["split"]) for r in csv.DictReader(file) if r["case"] not in not_used}
         facts["patients"] = dict(Counter(split for _, split in kept))
     if (folder / "completed.json").exists():
-        facts["completed"] = json.loads((folder / "completed.json").read_text())
+        told = json.loads((folder / "completed.json").read_text())
+        facts["completed"] = {k: told[k] for k in ("files", "classes")}
     return facts
 
 

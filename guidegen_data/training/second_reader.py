@@ -10,7 +10,8 @@ import numpy as np
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import ModelError
 from guidegen_data.models.segmenter import Segmenter
-from guidegen_data.training.run_state import best_or_last
+from guidegen_data.training.completion import DRAWN_BY, FIGURES
+from guidegen_data.training.drawing_network import network_digest
 from guidegen_data.training.segmenter import trained_segmenter
 
 #: Held-out patients that must show an organ before a reader is trusted with it.
@@ -22,15 +23,19 @@ def reader_of(completed: Path, anatomy: Anatomy, percentile: float) -> tuple[Seg
     of a model card that tells both.
 
     The least Dice of a class is that `percentile` of what the network reaches in the validation patients who show it;
-    a class that fewer than MIN_HELD_OUT of them show is not read. ModelError for a folder without these figures, for
-    another label table, a percentile outside of 0 to 100, or where no class is left.
+    a class that fewer than MIN_HELD_OUT of them show is not read. ModelError for a folder without these figures, or
+    with those of another network, for another label table, spacing or shape than its network can read, a percentile
+    outside of 0 to 100, or where no class is left.
     """
     if not 0 <= percentile <= 100:
         raise ModelError(f"--read-percentile is from 0 to 100, got {percentile:g}.")
-    told = completed / "completed.json"
-    if not told.exists():
-        raise ModelError(f"{completed} holds no completed.json; give a folder that `guidegen complete` has finished.")
-    held = {name: of["held_out_dice"] for name, of in json.loads(told.read_text(encoding="utf-8"))["classes"].items()}
+    path = completed / FIGURES
+    if not path.exists():
+        raise ModelError(f"{completed} holds no {FIGURES}; give a folder that `guidegen complete` has finished.")
+    told = json.loads(path.read_text(encoding="utf-8"))
+    if told.get(DRAWN_BY) not in (None, network_digest(completed)):
+        raise ModelError(f"{path} tells of another network than the folder holds; run `guidegen complete` there again.")
+    held = {name: of["held_out_dice"] for name, of in told["classes"].items()}
     enough = {name: dice for name, dice in held.items() if len(dice) >= MIN_HELD_OUT}
     if not enough:
         raise ModelError(
@@ -51,4 +56,4 @@ def reader_of(completed: Path, anatomy: Anatomy, percentile: float) -> tuple[Seg
         "|---|---|---|",
         *rows,
     ])  # fmt: skip
-    return trained_segmenter(best_or_last(completed / "segmenter"), anatomy), least, card + "\n"
+    return trained_segmenter(completed, anatomy), least, card + "\n"

@@ -15,10 +15,11 @@ from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.folded_unet import check_sides
 from guidegen_data.models.segmenter import Segmenter, body_box, partial_losses
 from guidegen_data.sources.prepared import case_paths, load_case, training_folder, validation_folder
+from guidegen_data.training.beside import check_table
 from guidegen_data.training.fit import FitConfig, Step, step_generator
 from guidegen_data.training.parallel import join
 from guidegen_data.training.recipes import StageRecipe
-from guidegen_data.training.run_state import load_part
+from guidegen_data.training.run_state import best_or_last, load_part
 from guidegen_data.training.sheets import label_sheet
 from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
 
@@ -96,14 +97,17 @@ class PartialCases:
         return ct, torch.from_numpy(case.label_map[box])[None].long()
 
 
-def trained_segmenter(folder: Path, anatomy: Anatomy) -> Segmenter:
-    """The network of a weights folder; ModelError when it draws the classes of another table."""
-    model = load_part(Segmenter, folder)
+def trained_segmenter(completed: Path, anatomy: Anatomy) -> Segmenter:
+    """The network of a folder that `guidegen complete` wrote; ModelError where it learned other classes than those of
+    the anatomy or at another spacing, and where it cannot look at a field of the anatomy's shape."""
+    check_table(completed, anatomy)
+    model = load_part(Segmenter, best_or_last(completed / "segmenter"))
     if model.config.num_classes != anatomy.num_classes:
         raise ModelError(
-            f"the network to start from draws {model.config.num_classes} classes, the {anatomy.name} table has "
-            f"{anatomy.num_classes}; leave --init."
+            f"the network of {completed} draws {model.config.num_classes} classes, its table has "
+            f"{anatomy.num_classes}; complete that folder again."
         )
+    check_sides(anatomy.shape, model.multiple)
     return model
 
 
