@@ -58,6 +58,17 @@ def test_what_is_lost_in_projection_is_said(world, merged, capsys):
     assert "no synthetic case has in full: prostate" in said
 
 
+def test_an_export_of_an_unfinished_shard_folder_says_how_many_cases_it_lacks(world, tmp_path, capsys):
+    shards = tmp_path / "shards"
+    shutil.copytree(world / "shards", shards)
+    index = json.loads((shards / "index.json").read_text())
+    for number, planned in enumerate((7, 4)):
+        (shards / "index.json").write_text(json.dumps(index | {"num_planned": planned}))
+        assert run_command("export", shards, "--id", 907 + number, "--name", "Begun") == 0
+        said = capsys.readouterr().err
+        assert said.count("note: ") == said.count("exported 4 of its 7 cases") == (1 if planned == 7 else 0)
+
+
 def test_what_is_dropped_is_recorded_as_dropped(world):
     words = ("export", world / "shards", "--real", "901", "--id", 906, "--name", "Dropped")
     assert run_command(*words, "--label-map", "tumour=") == 0

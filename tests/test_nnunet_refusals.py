@@ -229,10 +229,26 @@ def test_a_longer_schedule_than_the_baselines_is_refused(trainer, monkeypatch):
 
 
 def test_pre_training_and_fine_tuning_share_the_baselines_epochs(trainer, monkeypatch):
-    for share, expected in ((0.5, (500, 500)), (0.2, (200, 800)), (1.0, (1000, 0))):
+    for share, expected in ((0.5, (500, 500)), (0.2, (200, 800)), (0.999, (999, 1))):
         monkeypatch.setenv("GUIDEGEN_NNUNET_PRETRAIN_SHARE", str(share))
         kinds = (nnUNetTrainerGuideGenPretrain, nnUNetTrainerGuideGenFinetune)
         assert tuple(trainer(0, kind).num_epochs for kind in kinds) == expected
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerGuideGenPretrain, nnUNetTrainerGuideGenFinetune])
+@pytest.mark.parametrize(
+    ("share", "epochs", "halves"),
+    [("0", "0", (0, 1000)), ("1", "0", (1000, 0)), ("0.5", "1", (0, 1)), ("0.1", "4", (0, 4)), ("0.95", "8", (8, 0))],
+)
+def test_a_half_without_an_epoch_is_refused_by_both(trainer, monkeypatch, kind, share, epochs, halves):
+    monkeypatch.setenv("GUIDEGEN_NNUNET_PRETRAIN_SHARE", share)
+    monkeypatch.setenv("GUIDEGEN_NNUNET_EPOCHS", epochs)
+    told = (
+        f"GUIDEGEN_NNUNET_PRETRAIN_SHARE of {sum(halves)} epochs leaves {halves[0]} for the pre-training and "
+        f"{halves[1]} for the fine-tuning; change it or GUIDEGEN_NNUNET_EPOCHS"
+    )
+    with pytest.raises(NnUNetError, match=told):
+        trainer(0, kind)
 
 
 def test_fine_tuning_that_does_not_start_from_its_pre_training_is_refused(trainer, world, monkeypatch):

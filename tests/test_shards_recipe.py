@@ -10,6 +10,7 @@ import pytest
 from ellipsoids import EllipsoidGenerator
 from test_shards import contents, fill
 
+from guidegen_data.cli.main import main, shard
 from guidegen_data.errors import ReportError, ShardError
 from guidegen_data.reports import templates
 from guidegen_data.shards.folder import ShardFolder
@@ -71,6 +72,25 @@ def test_overwriting_that_is_killed_half_way_can_be_taken_up_again(tmp_path: Pat
     for _ in make_shards(tmp_path, config_of(seed=2), lambda: GENERATOR, overwrite=True):
         pass
     assert seeds(tmp_path) == {2}
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 40, b'{"format": 1, "config": {"recipe": "seed"}}'])
+def test_a_folder_whose_configuration_is_damaged_says_what_helps_and_that_helps(cheap_model, capsys, damage) -> None:
+    words = ["--n", "2", "--out", "a"]
+    assert shard(words) == 0
+    before = contents(Path("a"))
+    Path("a/run.json").write_bytes(damage)
+    hurt = contents(Path("a"))
+    capsys.readouterr()
+    for refused in (["verify", "a"], ["verify", "a", "--repair"], ["shard", *words]):
+        assert main(refused) == 1
+        said = capsys.readouterr().err
+        assert "run.json" in said
+        assert "put it back from a backup, or make the folder anew with guidegen-shard and --overwrite" in said
+        assert "verify --repair" not in said
+    assert contents(Path("a")) == hurt
+    assert shard([*words, "--overwrite"]) == 0
+    assert contents(Path("a")) == before
 
 
 OTHER = {"templates": "head-neck", "reports": ("CT chest.",), "abstractor": "x", "device": "cuda", "compiled": True}

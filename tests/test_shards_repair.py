@@ -4,11 +4,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from ellipsoids import EllipsoidGenerator
 from test_shards import contents, fill
 
+from guidegen_data.case import Case
 from guidegen_data.errors import ShardError
 from guidegen_data.shards.manifest import LOCK, META, RunConfig, to_json
 from guidegen_data.shards.plan import make_recipe
@@ -16,9 +19,21 @@ from guidegen_data.shards.reader import TarCases
 from guidegen_data.shards.repair import repair
 from guidegen_data.shards.storage import LocalFolder
 from guidegen_data.shards.verify import problems
+from guidegen_data.shards.workers import make_shards
 from guidegen_data.shards.writer import encode_case, write_tar
 
 GENERATOR = EllipsoidGenerator(misses=0)
+
+
+class OtherArithmetic(EllipsoidGenerator):
+    """The same model where it rounds otherwise: a voxel of every label map is another one."""
+
+    def generate(self, *arguments: Any, **how: Any) -> list[Case]:
+        cases = super().generate(*arguments, **how)
+        for case in cases:
+            x, y, z = np.argwhere(case.label_map == case.anatomy.ids["liver"])[0]
+            case.label_map[x, y, z] = 0
+        return cases
 
 
 def config_of(n: int, shard_size: int) -> RunConfig:
@@ -113,6 +128,32 @@ def test_repair_holds_the_folder_from_the_first_removal_to_the_last_block(tmp_pa
     assert blocks_made(out, list(problems(out)), tmp_path / "trace") == {0}
     assert "index.json" in refused
     assert contents(out) == contents(tmp_path / "other")
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("again", ["repair", "same command"])
+def test_the_manifest_tells_of_a_shard_as_it_was_made_anew(tmp_path: Path, again: str, killed: bool) -> None:
+    """Where the machine rounds otherwise, also when the run is killed once the shard is there."""
+    out, config = tmp_path / "out", config_of(12, 4)
+    fill(out, config, GENERATOR)
+    before = (out / "manifest.jsonl").read_bytes()
+    (out / "shard-000001.tar").unlink()
+    found, other = list(problems(out)), OtherArithmetic(misses=0)
+    steps = (
+        repair(LocalFolder(out), found, lambda: other) if again == "repair" else make_shards(out, config, lambda: other)
+    )
+    if killed:
+        assert [next(steps).num_done for _ in range(2)] == [8, 12]
+        steps.close()
+        assert len(TarCases(out, "shard-000001.tar").keys) == 4
+        steps = make_shards(out, config, lambda: other)
+    for _ in steps:
+        pass
+    assert list(problems(out)) == []
+    after = (out / "manifest.jsonl").read_bytes()
+    assert [a == b for a, b in zip(before.splitlines(), after.splitlines(), strict=True)] == (
+        [True] * 4 + [False] * 4 + [True] * 4
+    )
 
 
 @pytest.mark.parametrize("cut", [0, 300, 512])

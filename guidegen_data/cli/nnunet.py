@@ -61,7 +61,9 @@ def _plan(args: argparse.Namespace) -> int:
 
     plans_file = plan(args.dataset, args.configurations, args.planner, args.processes)
     print(plans_file)
-    print(f"next: nnUNetv2_train {plans_file.parent.name} {args.configurations[0]} 0 -tr nnUNetTrainerGuideGen")
+    # What nnU-Net takes where -p is not given.
+    plans = "" if plans_file.stem == "nnUNetPlans" else f" -p {plans_file.stem}"
+    print(f"next: nnUNetv2_train {plans_file.parent.name} {args.configurations[0]} 0 -tr nnUNetTrainerGuideGen{plans}")
     return 0
 
 

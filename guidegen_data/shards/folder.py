@@ -55,7 +55,13 @@ class ShardFolder:
         self.config = config = manifest.read_config(self.folder)
         if self.folder.size(manifest.ANATOMY) is None:
             write_text(self.folder, manifest.ANATOMY, anatomy_text(anatomy_named(config.recipe.anatomy)))
+        # Written when every shard is there, so beside a missing one they tell of it as it was: made anew on a machine
+        # of other arithmetic, it may say something else in as many lines. Asked before the shards are counted, since
+        # another run may publish the last one and write both in between.
+        told = [name for name in (MANIFEST, REJECTS) if self.folder.size(name) is not None]
         self._ledger = Ledger(self.folder, config)
+        for name in told if self._missing_shards() else ():
+            self.folder.remove(name)
         # Of every block that waits: how often each of its cases was rejected.
         self._waiting: dict[int, list[int]] = self._find_blocks()
         self._publish_whole_shards(range(config.num_shards))

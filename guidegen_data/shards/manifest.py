@@ -24,6 +24,8 @@ WORK = ".partial"
 LOCK = f"{WORK}/lock"
 CT, LABEL, REPORT, META = "ct.nii.gz", "label.nii.gz", "report.txt", "meta.json"
 MEMBERS = (CT, LABEL, REPORT, META)
+# All else can be made anew from the shards, but what made those this file alone tells.
+_RUN_REMEDY = "put it back from a backup, or make the folder anew with guidegen-shard and --overwrite"
 _DESCRIBED = ("torch", "diffusers", "transformers", "numpy", "scipy", "nibabel", "isal")
 
 
@@ -141,9 +143,12 @@ class RunConfig:
             recipe = dict(data["recipe"])
             recipe |= {name: tuple(recipe[name]) for name in ("reports", "readings")}
             return cls(**{**data, "recipe": Recipe(**recipe)})
-        except (KeyError, TypeError) as error:
+        except ShardError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise ShardError(
-                f"{RUN} was written by another version of guidegen-data ({error}); use that one, or another folder."
+                f"{RUN} is damaged or was written by another version of guidegen-data ({error}); use that "
+                f"version, {_RUN_REMEDY}."
             ) from error
 
     def differences(self, other: RunConfig) -> list[str]:
@@ -277,7 +282,8 @@ def installed_version(name: str) -> str:
 
 
 def _damaged(folder: Folder, name: str, error: Exception) -> ShardError:
-    return ShardError(f"{folder.url}/{name} is damaged ({error}); run `guidegen verify --repair` on the folder.")
+    remedy = _RUN_REMEDY if name == RUN else "run `guidegen verify --repair` on the folder"
+    return ShardError(f"{folder.url}/{name} is damaged ({error}); {remedy}.")
 
 
 def _brief(value: object) -> str:

@@ -22,6 +22,7 @@ from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.reports.findings import Findings
 from guidegen_data.shards.manifest import (
     CT,
+    INDEX,
     LABEL,
     MEMBERS,
     META,
@@ -30,6 +31,7 @@ from guidegen_data.shards.manifest import (
     know_anatomy,
     meta_sha256,
     read_index,
+    read_json,
 )
 from guidegen_data.shards.storage import Folder, folder_at
 
@@ -128,6 +130,11 @@ class ShardReader:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    @property
+    def num_planned(self) -> int:
+        """Cases that the folder holds once its run is done, by its index; 0 where that does not tell."""
+        return int(read_json(self.folder, INDEX).get("num_planned", 0))
 
     def __getitem__(self, position: int) -> Case:
         tar, key = self.locate(position)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from guidegen_nnunet.folders import BOOKKEEPING, NnUNetError, is_synthetic, read_json, refuse_other_channels
+from guidegen_nnunet.settings import PREFIX
 
 #: nnU-Net leaves these out when it loads pre-trained weights.
 _NOT_TRANSFERRED = ".seg_layers."
@@ -38,6 +39,15 @@ def refuse_longer_schedule(num_iterations: int, baseline: int, what: str) -> Non
         raise NnUNetError(
             f"{what} would take {num_iterations} iterations, the baseline takes {baseline}: a longer training is no "
             f"fair comparison; leave the schedule alone, or shorten it with GUIDEGEN_NNUNET_EPOCHS."
+        )
+
+
+def refuse_half_without_epochs(pretraining: int, finetuning: int) -> None:
+    """NnUNetError when pre-training or fine-tuning would have no epoch."""
+    if not pretraining or not finetuning:
+        raise NnUNetError(
+            f"{PREFIX}PRETRAIN_SHARE of {pretraining + finetuning} epochs leaves {pretraining} for the pre-training "
+            f"and {finetuning} for the fine-tuning; change it or {PREFIX}EPOCHS until each has one or more."
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 from collections import Counter
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from guidegen_nnunet.labels import DatasetLabels, LabelMap, project
 from guidegen_nnunet.splits import Folds, real_folds, with_synthetic
 
 _REAL_FILES = "real_files"
+_READER = "overwrite_image_reader_writer"
 _WRITABLE = (".nii.gz", ".nii")
 
 
@@ -65,10 +68,12 @@ def export(shards: str | Path, real: Path | None, dataset_id: int, name: str, la
     projection = project(anatomy, labels, label_map)
     folds = real_folds(dataset.real_ids, dataset.folder) if dataset else []
     record = _record(reader, dataset, folds, projection, labels, synthetic)
-    result = Export(folder, len(dataset.cases) if dataset else 0, len(synthetic), projection.notices())
+    notices = [*_unfinished(reader), *projection.notices()]
+    result = Export(folder, len(dataset.cases) if dataset else 0, len(synthetic), notices)
     if folder.exists():
         _refuse_unless_same(folder, record)
         return result
+    described = _dataset_json(dataset, labels, name, result)
     partial = _partial_folder(folder, record)
     if dataset:
         _link_real(dataset, partial)
@@ -77,7 +82,7 @@ def export(shards: str | Path, real: Path | None, dataset_id: int, name: str, la
     _write_synthetic(reader, partial, projection, codes, ending)
     if dataset:
         write_json(with_synthetic(folds, sorted(synthetic)), partial / SPLITS)
-    write_json(_dataset_json(dataset, labels, name, result), partial / "dataset.json")
+    write_json(described, partial / "dataset.json")
     os.rename(partial, folder)
     return result
 
@@ -140,6 +145,16 @@ def _new_ids(reader: ShardReader, dataset: RawDataset | None) -> dict[str, dict[
             f"cases only; give the data set from before any export."
         )
     return {synthetic_id(key): {"shard": tar.name, "key": key} for tar, key in located}
+
+
+def _unfinished(reader: ShardReader) -> list[str]:
+    """What to tell of a shard folder that holds fewer cases than it was begun for."""
+    if len(reader) >= reader.num_planned:
+        return []
+    return [
+        f"{reader.folder.url} is not finished: exported {len(reader)} of its {reader.num_planned} cases; to have all, "
+        f"run the same guidegen-shard command again and export under another --id, or delete this data set first"
+    ]
 
 
 def _refuse_unless_same(folder: Path, record: dict[str, Any]) -> None:
@@ -222,6 +237,25 @@ def _save(array: np.ndarray, affine: np.ndarray, codes: tuple[str, str, str], pa
 
 
 def _dataset_json(dataset: RawDataset | None, labels: dict[str, Any], name: str, result: Export) -> dict[str, Any]:
-    kept = {k: v for k, v in dataset.dataset_json.items() if k != "dataset"} if dataset else {"file_ending": ".nii.gz"}
     own = {"name": name, "labels": labels, "numTraining": result.num_real + result.num_synthetic}
-    return {"channel_names": CHANNELS, **kept, **own}
+    if dataset is None:
+        return {"channel_names": CHANNELS, "file_ending": ".nii.gz", **own}
+    kept = {k: v for k, v in dataset.dataset_json.items() if k != "dataset"}
+    return {"channel_names": CHANNELS, **kept, _READER: _reader_name(dataset), **own}
+
+
+def _reader_name(dataset: RawDataset) -> str:
+    """The class by which nnU-Net reads the real data set; NnUNetError when it has none that can.
+
+    It takes the first that reads the first case, which in the merged data set may be a synthetic one: SimpleITK reads
+    that, but no image whose axes are not at right angles, and all of the data set would be refused.
+    """
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    image = next(iter(dataset.cases.values()))[0]
+    try:
+        with redirect_stderr(io.StringIO()):  # the traceback of every reader that it tries in vain
+            found = determine_reader_writer_from_dataset_json(dataset.dataset_json, str(image), verbose=False)
+    except RuntimeError as error:
+        raise NnUNetError(f"nnU-Net has no reader for {image}; copy or convert the file again.") from error
+    return str(found.__name__)

@@ -86,7 +86,10 @@ def write_json(content: Any, path: Path) -> None:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A raw data set with one CT channel: `cases` maps an identifier to its image and its label file."""
+    """A raw data set with one CT channel: `cases` maps an identifier to its image and its label file.
+
+    They are in nnU-Net's own order: as listed, else by identifier.
+    """
 
     folder: Path
     dataset_json: dict[str, Any]
@@ -138,8 +141,8 @@ def refuse_other_channels(dataset_json: dict[str, Any], what: str) -> None:
 
 def _found(folder: Path, dataset_json: dict[str, Any]) -> Iterable[tuple[str, tuple[Path, Path]]]:
     suffix = f"_0000{dataset_json['file_ending']}"
-    for image in sorted((folder / "imagesTr").glob(f"*{suffix}")):
-        identifier = image.name.removesuffix(suffix)
+    images = {image.name.removesuffix(suffix): image for image in (folder / "imagesTr").glob(f"*{suffix}")}
+    for identifier, image in sorted(images.items()):
         yield identifier, (image, folder / "labelsTr" / f"{identifier}{dataset_json['file_ending']}")
 
 

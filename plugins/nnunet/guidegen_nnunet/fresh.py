@@ -19,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from guidegen_data import Anatomy, GuideGenStream
 from guidegen_data.anatomy import anatomy_named
+from guidegen_data.anatomy_files import FILE_NAME, read_anatomy
 from guidegen_data.pipeline import model_folder
 from guidegen_nnunet.folders import NnUNetError, read_json
 from guidegen_nnunet.settings import Settings
@@ -116,8 +117,14 @@ def open_stream(source: FreshSource) -> GuideGenStream:
 
 
 def model_anatomy(model: str) -> Anatomy:
-    """The label table of a model by name or folder, without loading it. ModelError when there is none."""
-    return anatomy_named(read_json(model_folder(model) / "model_index.json")["anatomy_name"])
+    """The label table of a model by name or folder, without loading it.
+
+    ModelError when there is no such model, AnatomyError when its own table is damaged or its name is taken by another.
+    """
+    folder = model_folder(model)
+    if (folder / FILE_NAME).exists():
+        read_anatomy(folder / FILE_NAME)
+    return anatomy_named(read_json(folder / "model_index.json")["anatomy_name"])
 
 
 def commonest_codes(properties: list[dict[str, Any]]) -> tuple[str, str, str]:

@@ -28,6 +28,8 @@ STAMP = "guidegen"
 _PREPROCESSED = "guidegen_preprocessed.json"
 _RAW = "nnUNet_raw"
 _FINGERPRINT = "dataset_fingerprint.json"
+# Labels that nnU-Net scores its validation against.
+_GROUND_TRUTH = "gt_segmentations"
 
 
 def plan(id_or_name: str, configurations: list[str], planner_name: str, num_processes: int) -> Path:
@@ -58,6 +60,7 @@ def plan(id_or_name: str, configurations: list[str], planner_name: str, num_proc
         raise NnUNetError(f"nnU-Net planned {', '.join(plans['configurations'])}, not {absent}; ask for one of those.")
     identifiers = _data_identifiers(plans)
     before = _noted_exports(preprocessed, identifiers.values())
+    _remove_old_labels(dataset, preprocessed / _GROUND_TRUTH)
     _preprocess(dataset, plans_file.stem, configurations, num_processes)
     shutil.copyfile(dataset.folder / BOOKKEEPING, preprocessed / BOOKKEEPING)
     write_json(before | {identifiers[name]: exported for name in configurations}, preprocessed / _PREPROCESSED)
@@ -179,6 +182,17 @@ def _plan_from_real(dataset: RawDataset, planner_name: str) -> str:
     planner.dataset_json["numTraining"] = len(dataset.real_ids)
     planner.plan_experiment()
     return str(planner.plans_identifier)
+
+
+def _remove_old_labels(dataset: RawDataset, ground_truth: Path) -> None:
+    """Takes away what is not the label of a case as it is now.
+
+    nnU-Net copies a label over another one only if it is newer, and a label that was put back from a backup is not.
+    """
+    labels = {f"{identifier}{dataset.file_ending}": label for identifier, (_, label) in dataset.cases.items()}
+    for copy in ground_truth.glob(f"*{dataset.file_ending}"):
+        if copy.name not in labels or copy.read_bytes() != labels[copy.name].read_bytes():
+            copy.unlink()
 
 
 def _preprocess(dataset: RawDataset, plans_name: str, configurations: list[str], num_processes: int) -> None:

@@ -23,7 +23,10 @@ class nnUNetTrainerGuideGenSchedule(nnUNetTrainerGuideGen):
 
 
 class _HalfOfTwo(nnUNetTrainerGuideGen):
-    """A pre-training or its fine-tuning: together they take the baseline's number of iterations."""
+    """A pre-training or its fine-tuning: together they take the baseline's number of iterations.
+
+    NnUNetError besides the reasons of nnUNetTrainerGuideGen: one of the two has no epoch.
+    """
 
     uses: ClassVar[tuple[str, ...]] = ("pretrain_share",)
 
@@ -36,8 +39,11 @@ class _HalfOfTwo(nnUNetTrainerGuideGen):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        before = round(self._planned_epochs * self.settings.pretrain_share)
-        self.num_epochs = self._epochs_of(before, self._planned_epochs - before)
+        pretraining = round(self._planned_epochs * self.settings.pretrain_share)
+        finetuning = self._planned_epochs - pretraining
+        # Now: the learning rate is a fraction of their number, which nnU-Net divides by before its training starts.
+        checks.refuse_half_without_epochs(pretraining, finetuning)
+        self.num_epochs = self._epochs_of(pretraining, finetuning)
 
     def _epochs_of(self, pretraining: int, finetuning: int) -> int:
         raise NotImplementedError
