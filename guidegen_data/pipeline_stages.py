@@ -51,6 +51,11 @@ class StageSampling:
     def anatomy(self) -> Anatomy:
         return anatomy_named(self.config.anatomy_name)
 
+    @property
+    def most_steps_mask(self) -> int:
+        """Steps that stage 1 can take at the most."""
+        return self.mask_scheduler.process.num_timesteps
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Tokens (B, L, D) of the frozen language encoder, on the networks' device and in their precision."""
         if self._text is None:
