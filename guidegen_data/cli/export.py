@@ -155,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
     write_anatomy(anatomy, args.out / FILE_NAME)
     _forget_paths(args.out)
     name, runs = args.out.resolve().name, (args.masks, args.slices)
-    card = model_card(name, anatomy, *runs, args.licence, args.decoder, args.detail)
+    card = model_card(name, anatomy, *runs, args.licence, args.decoder, args.detail, args.checkpoint)
     (args.out / "README.md").write_text(card, encoding="utf-8")
     if reader is not None:
         put_reader(args.out, *reader)
@@ -245,10 +245,10 @@ def _into_model(args: argparse.Namespace) -> int:
     copy_model(folder, args.out)
     if masks is not None:
         ratio = read_volume_ratio(args.masks)
-        put_part(args.out, Initial.MASKS.value, masks, "masks", args.masks, volume_ratio=ratio)
+        put_part(args.out, Initial.MASKS.value, masks, "masks", args.masks, args.checkpoint, volume_ratio=ratio)
     if detail is not None:
         facts = {"num_steps_detail": args.steps_detail}
-        put_part(args.out, Initial.DETAIL.value, detail, "detail", args.detail, **facts)
+        put_part(args.out, Initial.DETAIL.value, detail, "detail", args.detail, args.checkpoint, **facts)
     if reader is not None:
         put_reader(args.out, *reader)
     _forget_paths(args.out)
