@@ -34,15 +34,16 @@ def unregistered_anatomy(path: Path) -> Anatomy:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AnatomyError(f"expected a YAML anatomy at {path}, got {type(error).__name__}.") from error
-    return _parsed(text, str(path))
+    return unregistered_text(text, str(path))
 
 
 def parse_anatomy(text: str, where: str) -> Anatomy:
     """The anatomy that a YAML text describes, as `read_anatomy` reads a file; errors name `where` it is from."""
-    return register(_parsed(text, where), where)
+    return register(unregistered_text(text, where), where)
 
 
-def _parsed(text: str, where: str) -> Anatomy:
+def unregistered_text(text: str, where: str) -> Anatomy:
+    """The anatomy of a YAML text to compare with, which leaves its name to the table that has it."""
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
