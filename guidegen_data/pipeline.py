@@ -225,7 +225,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         generators = [d.generator for d in drafts]
         if seeds is not None:
             generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
-        tokens = self.encode([d.findings.prompt() for d in drafts])
+        tokens = self.encode_findings([d.findings for d in drafts])
         labels = to_device(torch.stack([torch.from_numpy(d.label_map) for d in drafts]), tokens.device)
         styles = self.styles(generators)
         hu = self.organ_hu([d.findings.phase for d in drafts], generators, organ_hu)

@@ -27,6 +27,7 @@ from guidegen_data.reports.findings import SEXES, Findings
 from guidegen_data.sources.prepared import cases_digest, load_case, training_paths
 from guidegen_data.sources.processes import spread, worth_starting
 from guidegen_data.tissue_rule import loosened_case
+from guidegen_data.training.told import tokens_of
 from guidegen_data.training.weights import weights_digest
 
 #: Prompts of one case that stage 2 learns from: they differ in what neither the map nor the data set tells.
@@ -130,9 +131,8 @@ def load_latent_data(
     made_of = {
         "tissue": "" if tissue is None else weights_digest(tissue.state_dict()),
         "loose_tissues": loose_tissues,
-        "autoencoder": weights_digest(
-            autoencoder.vae.state_dict()
-        ),  # without its statistics, which are those of what is kept
+        # Without its statistics, which are those of what is kept.
+        "autoencoder": weights_digest(autoencoder.vae.state_dict()),
         "cases": cases_digest(paths),
     }
     whole = held.keys() >= set(names)  # unlike one written before there was all of this
@@ -250,11 +250,11 @@ class _CaseReader:
         if self.loose_tissues:
             labels = loosened_case(labels, self.anatomy, np.random.default_rng([number, 1]))
         ct, label_map = torch.from_numpy(case.ct_hu), torch.from_numpy(labels)
-        told = [_with_a_phase(case.findings, rng).prompt() for _ in range(_VERSIONS)]
+        told = [_with_a_phase(case.findings, rng) for _ in range(_VERSIONS)]
         return {
             "ct_hu": case.ct_hu,
             "labels": labels,
-            "tokens": self.encoder(told).half().numpy(),
+            "tokens": tokens_of(self.encoder, told, path),
             "class_hu": median_hu(case.ct_hu, labels, num_classes, untold),
             "inhomogeneity": inhomogeneity(ct, label_map, num_classes, self.anatomy.spacing_mm, untold).numpy(),
             "phase": np.array(phase_row(case.findings.phase)),
