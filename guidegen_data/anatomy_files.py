@@ -1,6 +1,7 @@
 """Anatomies as YAML files: label table, source names, ranges, usual places and sizes, lesion sites.
 
-An anatomy that is read is known by its name from then on, to findings and models alike.
+An anatomy that is read is known by its name from then on, in place of one of the same classes that was measured on
+other patients. A model that was loaded keeps its own, which takes that name again whenever the model is at work.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def unregistered_text(text: str, where: str) -> Anatomy:
 
 def register(anatomy: Anatomy, source: str = "") -> Anatomy:
     """Makes an anatomy known by its name. AnatomyError when that name is taken by other classes, organs or sites."""
-    held = ANATOMIES.get(anatomy.name)
-    if held is not None and (vocabulary(held) != vocabulary(anatomy) or held.spacing_mm != anatomy.spacing_mm):
+    held = ANATOMIES.get(anatomy.name, anatomy)
+    if held is not anatomy and (vocabulary(held) != vocabulary(anatomy) or held.spacing_mm != anatomy.spacing_mm):
         raise AnatomyError(
             f"{source or 'this table'} is called {anatomy.name!r}, but a table of that name has other classes, organs, "
             f"sites or spacing; give it another name."

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guidegen_data.anatomy import Anatomy, anatomy_named
+from guidegen_data.anatomy_files import register
 from guidegen_data.case import Draft
 from guidegen_data.errors import ModelError
 from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes
@@ -47,10 +48,19 @@ class StageSampling:
     detail_network: Any
     second_reader: Any
     _text: TextEncoder | None = None
+    _table: Anatomy | None = None
 
     @property
     def anatomy(self) -> Anatomy:
-        return anatomy_named(self.config.anatomy_name)
+        """The label table, with the measures of the model's own folder where it was loaded from one.
+
+        Findings know a table by its name. Whatever else was read under that name since, such as that of another model
+        or of shards, this one is known by it again whenever the model is at work: each draws by its own sizes and
+        places. Two models whose tables share a name must not be at work at the same time in two threads.
+        """
+        if self._table is None:
+            return anatomy_named(self.config.anatomy_name)
+        return register(self._table)
 
     @property
     def most_steps_mask(self) -> int:
