@@ -1,6 +1,7 @@
 """Anatomies as YAML files: label table, source names, ranges, usual places and sizes, lesion sites.
 
-An anatomy that is read is known by its name from then on, to findings and models alike.
+An anatomy that is read is known by its name from then on, in place of one of the same classes that was measured on
+other patients. A model that was loaded keeps its own, which takes that name again whenever the model is at work.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ def unregistered_anatomy(path: Path) -> Anatomy:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AnatomyError(f"expected a YAML anatomy at {path}, got {type(error).__name__}.") from error
-    return _parsed(text, str(path))
+    return unregistered_text(text, str(path))
 
 
 def parse_anatomy(text: str, where: str) -> Anatomy:
     """The anatomy that a YAML text describes, as `read_anatomy` reads a file; errors name `where` it is from."""
-    return register(_parsed(text, where), where)
+    return register(unregistered_text(text, where), where)
 
 
-def _parsed(text: str, where: str) -> Anatomy:
+def unregistered_text(text: str, where: str) -> Anatomy:
+    """The anatomy of a YAML text to compare with, which leaves its name to the table that has it."""
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
@@ -64,8 +66,8 @@ def _parsed(text: str, where: str) -> Anatomy:
 
 def register(anatomy: Anatomy, source: str = "") -> Anatomy:
     """Makes an anatomy known by its name. AnatomyError when that name is taken by other classes, organs or sites."""
-    held = ANATOMIES.get(anatomy.name)
-    if held is not None and (vocabulary(held) != vocabulary(anatomy) or held.spacing_mm != anatomy.spacing_mm):
+    held = ANATOMIES.get(anatomy.name, anatomy)
+    if held is not anatomy and (vocabulary(held) != vocabulary(anatomy) or held.spacing_mm != anatomy.spacing_mm):
         raise AnatomyError(
             f"{source or 'this table'} is called {anatomy.name!r}, but a table of that name has other classes, organs, "
             f"sites or spacing; give it another name."

@@ -10,7 +10,6 @@ benchmark can tell the two apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -75,16 +74,6 @@ def forbidden_classes(findings: Findings, width: int) -> np.ndarray:
     if not findings.lesions:
         forbidden[anatomy.lesion_id] = True
     return forbidden
-
-
-def mask_prompt(findings: Findings) -> str:
-    """The prompt that stage 1 reads: without graded sizes, which it is told as numbers and held to.
-
-    In words they do harm: most prompts of the training data that name the gallbladder say it was taken out, and one
-    said to be enlarged came out as none.
-    """
-    unsized = {name: status for name, status in findings.organs.items() if status not in ("enlarged", "small")}
-    return replace(findings, organs=unsized).prompt()
 
 
 class LesionPlacer:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from guidegen_data import __version__
-from guidegen_data.anatomy_files import FILE_NAME, read_anatomy
 from guidegen_data.case import Case, Draft, centred_affine
 from guidegen_data.cleanup import clean_up
 from guidegen_data.diffusion.categorical import CategoricalScheduler
@@ -24,7 +23,7 @@ from guidegen_data.grounding import settle_lesions
 from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.detail import DetailNetwork
-from guidegen_data.models.folder import fingerprint_of, model_folder
+from guidegen_data.models.folder import anatomy_of, fingerprint_of, model_folder
 from guidegen_data.models.mask_sampler import MaskSampler
 from guidegen_data.models.precision import choose_device, compute_dtype, place, to_device
 from guidegen_data.models.segmenter import Segmenter
@@ -113,11 +112,10 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
     def from_pretrained(cls, name_or_path: str | Path, device: str = "auto", **kwargs: Any) -> GuideGenPipeline:
         """A model by the name of an installed one ('torso') or from a folder; ready to generate on `device`.
 
-        Raises ModelError when there is no such model, or a file of it is missing, truncated or not safetensors.
+        Raises ModelError when there is no such model, or a file of it is missing, truncated or not safetensors, and
+        AnatomyError when its label table has other classes than one of that name that is known.
         """
         folder = model_folder(name_or_path)
-        if (folder / FILE_NAME).exists():
-            read_anatomy(folder / FILE_NAME)
         try:
             pipe = super().from_pretrained(folder, use_safetensors=True, local_files_only=True, **kwargs)
         except Exception as error:  # diffusers and safetensors raise many kinds for a damaged folder
@@ -125,7 +123,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
                 f"model folder {folder.name!r} cannot be loaded ({type(error).__name__}); a weight file is missing, "
                 f"truncated or of another kind: copy the folder again."
             ) from error
-        pipe.fingerprint = fingerprint_of(folder)
+        pipe.fingerprint, pipe._table = fingerprint_of(folder), anatomy_of(folder)
         return pipe.prepare(device)
 
     def prepare(self, device: str = "auto") -> GuideGenPipeline:
@@ -225,7 +223,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         generators = [d.generator for d in drafts]
         if seeds is not None:
             generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
-        tokens = self.encode([d.findings.prompt() for d in drafts])
+        tokens = self.encode_findings([d.findings for d in drafts])
         labels = to_device(torch.stack([torch.from_numpy(d.label_map) for d in drafts]), tokens.device)
         styles = self.styles(generators)
         hu = self.organ_hu([d.findings.phase for d in drafts], generators, organ_hu)

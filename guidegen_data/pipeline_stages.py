@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guidegen_data.anatomy import Anatomy, anatomy_named
+from guidegen_data.anatomy_files import register
 from guidegen_data.case import Draft
 from guidegen_data.errors import ModelError
-from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes, mask_prompt
+from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes
 from guidegen_data.lesion_contrast import hold_lesion_hu
 from guidegen_data.models.anchors import Placement
 from guidegen_data.models.hu_prior import phase_row
@@ -28,6 +29,7 @@ from guidegen_data.models.volume_bounds import VolumeBound
 from guidegen_data.organ_sizes import size_bounds, size_lean
 from guidegen_data.reports.fields import field_values
 from guidegen_data.reports.findings import Findings
+from guidegen_data.reports.shortening import unsized
 
 #: Sets the random numbers of layouts apart from those of the label maps with the same seed.
 _LAYOUTS = 0x1A70
@@ -46,17 +48,38 @@ class StageSampling:
     detail_network: Any
     second_reader: Any
     _text: TextEncoder | None = None
+    _table: Anatomy | None = None
 
     @property
     def anatomy(self) -> Anatomy:
-        return anatomy_named(self.config.anatomy_name)
+        """The label table, with the measures of the model's own folder where it was loaded from one.
+
+        Findings know a table by its name. Whatever else was read under that name since, such as that of another model
+        or of shards, this one is known by it again whenever the model is at work: each draws by its own sizes and
+        places. Two models whose tables share a name must not be at work at the same time in two threads.
+        """
+        if self._table is None:
+            return anatomy_named(self.config.anatomy_name)
+        return register(self._table)
+
+    @property
+    def most_steps_mask(self) -> int:
+        """Steps that stage 1 can take at the most."""
+        return self.mask_scheduler.process.num_timesteps
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Tokens (B, L, D) of the frozen language encoder, on the networks' device and in their precision."""
+        weight = next(self.mask_sampler.parameters())
+        return self._encoder()(list(prompts)).to(weight)
+
+    def encode_findings(self, findings: Sequence[Findings]) -> Tensor:
+        """The same of the prompts of findings, shortened where they are too long, as those that stages learn from."""
+        return self.encode([self._encoder().prompt_of(f) for f in findings])
+
+    def _encoder(self) -> TextEncoder:
         if self._text is None:
             self._text = TextEncoder(self.config.text_encoder)
-        weight = next(self.mask_sampler.parameters())
-        return self._text(list(prompts)).to(weight)
+        return self._text
 
     def placer(self, findings: Sequence[Findings], seeds: Sequence[int]) -> LesionPlacer:
         """The `place` of `sample_masks` for these cases."""
@@ -68,7 +91,7 @@ class StageSampling:
 
         With seeds, one a case, a model that knows layouts draws one for each; without, it is told none.
         """
-        tokens = self.encode([mask_prompt(f) for f in findings])
+        tokens = self.encode_findings([unsized(f) for f in findings])
         names = self.mask_sampler.config.fields
         fields = torch.from_numpy(np.stack([field_values(f, names) for f in findings]))
         anchors = torch.zeros(len(findings), *self.mask_sampler.config.shape)

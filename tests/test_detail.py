@@ -247,7 +247,7 @@ def test_a_model_gets_detail_and_keeps_all_else(runs, tmp_path, capsys) -> None:
     assert main(["export", "torso", "torso", str(tmp_path / "none"), "--detail", str(runs / "detail")]) == 1
     assert "learned another label table than torso" in capsys.readouterr().err
     words = ["export", str(plain), str(plain), str(tmp_path / "none"), "--detail", str(runs / "detail")]
-    for more, told in ((["--steps-ct", "2"], "leave --steps-ct"), (["--steps-detail", "0"], "from 1, got 0")):
+    for more, told in ((["--steps-ct", "2"], "leave --steps-ct"), (["--steps-detail", "0"], "steps, got 0")):
         assert main([*words, *more]) == 1
         assert told in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

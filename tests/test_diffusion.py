@@ -17,6 +17,7 @@ from guidegen_data.diffusion.categorical import (
     upsample_belief,
 )
 from guidegen_data.diffusion.schedule import cosine_abar, spaced_steps
+from guidegen_data.errors import ModelError
 
 T = 40
 times = st.tuples(st.integers(0, T - 1), st.integers(1, T)).filter(lambda pair: pair[0] < pair[1])
@@ -149,8 +150,21 @@ def test_the_scheduler_walks_every_visited_time_down_to_labels() -> None:
 
 
 def test_more_steps_than_times_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"num_steps must be 1\.\.10"):
-        spaced_steps(10, 11)
+    for num_steps in (0, 11):
+        with pytest.raises(ModelError, match=f"takes 1 to 10 steps, got {num_steps};"):
+            spaced_steps(10, num_steps)
+
+
+@given(num_timesteps=st.integers(1, 60), num_steps=st.integers(1, 70), last=st.integers(0, 80))
+def test_visited_times_fall_from_step_to_step_or_are_refused(num_timesteps, num_steps, last) -> None:
+    try:
+        visited = spaced_steps(num_timesteps, num_steps, last)
+    except ModelError:
+        assert num_steps > min(num_timesteps, num_timesteps - last + 1)
+    else:
+        assert len(visited) == num_steps + 1
+        assert (visited[0], visited[-1]) == (num_timesteps, 0)
+        assert (visited.diff() < 0).all()
 
 
 def test_the_final_step_can_start_early() -> None:

@@ -1,11 +1,17 @@
 """Slices of few steps learned from those of many: reflow (Liu et al. 2023)."""
 
+import shutil
+from pathlib import Path
+
 import little_patients
 import pytest
 import torch
+from little_models import train_little
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from guidegen_data.cli.main import main
+from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.slice_generator import follow_flow, slice_loss
 from guidegen_data.pipeline import GuideGenPipeline
 
@@ -68,31 +74,78 @@ def test_half_of_the_examples_are_pure_noise_with_a_teacher() -> None:
     assert not bool((plain.seen[0] == 1).any())
 
 
-def test_it_is_trained_from_a_model_and_refused_without_one(tmp_path, capsys) -> None:
-    little_patients.write_nifti(tmp_path / "src", 3)
-    data, table = str(tmp_path / "prepared"), str(tmp_path / "src" / "anatomy.yaml")
-    assert main(["prepare", "nifti", str(tmp_path / "src"), data, "--anatomy", table]) == 0
-    run = {stage: str(tmp_path / stage) for stage in ("autoencoder", "masks", "slices", "student", "plain")}
-    assert main(["train", "autoencoder", data, run["autoencoder"], *SHORT]) == 0
-    assert main(["train", "masks", data, run["masks"], *SHORT]) == 0
-    words = ["train", "slices", data, "--autoencoder", run["autoencoder"], *SHORT]
-    assert main([*words[:3], run["slices"], *words[3:]]) == 0
-    model = str(tmp_path / "model")
-    assert main(["export", run["masks"], run["slices"], model]) == 0
-    assert main([*words[:3], run["student"], *words[3:], "--init", model, "--distil", "2"]) == 0
-    assert main([*words[:3], run["plain"], *words[3:], "--init", model]) == 0
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """`prepared` of three patients, runs `autoencoder`, `masks` and `slices`, and their `model`. Not to be written to
+    but for caches."""
+    folder = tmp_path_factory.mktemp("distillation")
+    train_little(folder, 3, "0", SHORT, {})
+    assert main(["export", str(folder / "masks"), str(folder / "slices"), str(folder / "model")]) == 0
+    return folder
+
+
+def slices(work: Path, run: Path, *more: str, autoencoder: Path | None = None) -> list[str]:
+    beside = ["--autoencoder", str(autoencoder or work / "autoencoder")]
+    return ["train", "slices", str(work / "prepared"), str(run), *beside, *SHORT, *more]
+
+
+def test_it_is_trained_from_a_model_and_refused_without_one(work, tmp_path, capsys) -> None:
+    run, model = {name: tmp_path / name for name in ("student", "plain")}, str(work / "model")
+    assert main(slices(work, run["student"], "--init", model, "--distil", "2")) == 0
+    assert main(slices(work, run["plain"], "--init", model)) == 0
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("student", "plain")]
     assert logs[0].count("\n") == logs[1].count("\n") == 4
     assert logs[0] != logs[1]
     student, options = tmp_path / "distilled", ["--steps-ct", "2", "--delay-ct", "1", "--noise-correlation", "0.75"]
-    assert main(["export", run["masks"], run["student"], str(student), *options]) == 0
+    masks = str(work / "masks")
+    assert main(["export", masks, str(run["student"]), str(student), *options]) == 0
     config = GuideGenPipeline.from_pretrained(student).config
     assert (config.num_steps_ct, config.delay_ct, config.noise_correlation) == (2, 1, 0.75)
     assert "fewer than its 2 steps" in (student / "README.md").read_text()
-    assert "fewer than its" not in (tmp_path / "model" / "README.md").read_text()
+    assert "fewer than its" not in (work / "model" / "README.md").read_text()
     capsys.readouterr()
     for option, value in (("--delay-ct", "0"), ("--noise-correlation", "1")):
-        assert main(["export", run["masks"], run["student"], str(tmp_path / "none"), option, value]) == 1
+        assert main(["export", masks, str(run["student"]), str(tmp_path / "none"), option, value]) == 1
         assert option in capsys.readouterr().err
-    assert main([*words[:3], str(tmp_path / "none"), *words[3:], "--distil", "2"]) == 1
+    assert main(slices(work, tmp_path / "none", "--distil", "2")) == 1
     assert "needs --init MODEL" in capsys.readouterr().err
+
+
+def test_slices_learn_from_a_model_in_the_latents_that_it_draws(work, tmp_path, capsys) -> None:
+    """Its autoencoder may have another decoder, and what is not told of the latents is as the model has learned it."""
+    held = Path(shutil.copytree(work / "model", tmp_path / "model")) / "autoencoder"
+    own = CTAutoencoder.from_pretrained(held)
+    with torch.no_grad():
+        next(own.vae.decoder.parameters()).add_(1)
+        own.latent_mean.add_(3)
+    own.save_pretrained(held)
+    learn = ["--init", str(tmp_path / "model"), "--distil", "2"]
+    assert main(slices(work, tmp_path / "student", *learn)) == 0
+    used = CTAutoencoder.from_pretrained(tmp_path / "student" / "autoencoder")
+    assert torch.equal(used.latent_mean, own.latent_mean)
+    with torch.no_grad():
+        next(own.vae.encoder.parameters()).add_(1)
+    own.save_pretrained(held)
+    capsys.readouterr()
+    assert main(slices(work, tmp_path / "none", *learn)) == 1
+    assert "draws the latents of another autoencoder than the one given; leave --autoencoder" in capsys.readouterr().err
+    assert not (tmp_path / "none" / "latents.pt").exists()
+
+
+def test_a_model_of_another_label_table_is_no_teacher(work, tmp_path, capsys) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(little_patients.ANATOMY.replace("spleen", "kidney").replace("two-organs", "two-other-organs"))
+    words = slices(work, tmp_path / "none", "--anatomy", str(other), "--init", str(work / "model"), "--distil", "2")
+    assert main(words) == 1
+    assert "knows other classes than those of the two-other-organs table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "is_teacher"), [("mask_encoder.4.bias", False), ("hu_prior.mean", True)])
+def test_a_teacher_has_every_weight_but_the_prior_of_hu(work, tmp_path, capsys, name, is_teacher) -> None:
+    folder = Path(shutil.copytree(work / "model", tmp_path / "model")) / "slice_generator"
+    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+    del weights[name]
+    save_file(weights, folder / "diffusion_pytorch_model.safetensors")
+    words = slices(work, tmp_path / "student", "--init", str(tmp_path / "model"), "--distil", "2")
+    assert main(words) == (0 if is_teacher else 1)
+    assert (f"lacks 1 of the weights of these slices, such as {name}" in capsys.readouterr().err) == (not is_teacher)

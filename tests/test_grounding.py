@@ -8,10 +8,11 @@ from tiny import tiny_pipeline
 
 from guidegen_data.anatomy import TORSO
 from guidegen_data.diffusion.categorical import one_hot
-from guidegen_data.grounding import LesionPlacer, forbidden_classes, mask_prompt, settle_lesions
+from guidegen_data.grounding import LesionPlacer, forbidden_classes, settle_lesions
 from guidegen_data.lesions import MAX_PLACED, find_lesions
 from guidegen_data.organ_sizes import size_lean
 from guidegen_data.reports.findings import MAX_LESIONS, Findings, Lesion
+from guidegen_data.reports.shortening import unsized
 from guidegen_data.sources.phantom import phantom
 
 SPACING = TORSO.spacing_mm
@@ -117,7 +118,7 @@ def test_a_graded_organ_leans_on_its_own_side_and_takes_more_or_less_room() -> N
 
 def test_stage_one_reads_no_graded_size_in_words() -> None:
     asked = Findings(organs={"gallbladder": "enlarged", "spleen": "absent"}, region="abdomen")
-    assert mask_prompt(asked) == Findings(organs={"spleen": "absent"}, region="abdomen").prompt()
+    assert unsized(asked) == Findings(organs={"spleen": "absent"}, region="abdomen")
     assert "enlarged" in asked.prompt()
 
 

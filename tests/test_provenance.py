@@ -8,14 +8,16 @@ import little_patients
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
+from guidegen_data.anatomy import TORSO
 from guidegen_data.anatomy_files import read_anatomy
 from guidegen_data.cli.main import main
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.sources.prepared import case_paths, load_case
 from guidegen_data.training.masks import load_mask_data
-from guidegen_data.training.provenance import check_about, model_card
+from guidegen_data.training.provenance import about_run, check_about, model_card, with_stage
 from guidegen_data.training.stages import read_training_cts
 
 NOTES = ("about.json", "anatomy.yaml", "volume_ratio.json")
@@ -99,6 +101,7 @@ def test_a_run_that_has_no_state_yet_notes_what_it_is_begun_with(work, tmp_path)
 
 
 BEGUN = {"recipe": "tiny", "started_from": None, "data": "prepared", "patients": {"train": 4}, "left_out": []}
+BEGUN |= {"started_from_sha256": "a", "adversarial": 0.01}
 BEGUN |= {"cases_sha256": "a", "autoencoder": {"recipe": "tiny", "steps": 4, "cases_sha256": "a", "data": "prepared"}}
 
 
@@ -114,6 +117,9 @@ BEGUN |= {"cases_sha256": "a", "autoencoder": {"recipe": "tiny", "steps": 4, "ca
         ({"autoencoder": BEGUN["autoencoder"] | {"recipe": "small"}}, "--autoencoder"),
         ({"tissue": {"recipe": "tiny"}}, "--tissue"),
         ({"distilled_from_steps": 6}, "--distil"),
+        ({"started_from_sha256": "b"}, "--init"),
+        ({"adversarial": 0.02}, "--adversarial"),
+        ({"adversarial": 0.0}, "--adversarial"),
     ],
 )
 def test_a_run_is_resumed_with_what_it_was_begun_with(tmp_path, change, told) -> None:
@@ -136,6 +142,74 @@ def test_a_run_that_did_not_note_its_cases_knows_its_data_by_name(tmp_path) -> N
         check_about(tmp_path, BEGUN | {"data": "another"})
     (tmp_path / "about.json").unlink()
     check_about(tmp_path, BEGUN)
+
+
+def test_a_run_of_before_is_resumed_whatever_it_did_not_note(tmp_path) -> None:
+    earlier = {k: v for k, v in BEGUN.items() if k not in ("started_from_sha256", "adversarial")}
+    (tmp_path / "about.json").write_text(json.dumps(earlier | {"tissue": {"recipe": "tiny"}}))
+    (tmp_path / "state.pt").touch()
+    check_about(tmp_path, BEGUN)  # and tissues that it noted and was not told of
+    with pytest.raises(ModelError, match="was begun with other --tissue;"):
+        check_about(tmp_path, BEGUN | {"tissue": {"recipe": "small"}})
+
+
+def test_another_model_in_the_folder_that_a_run_started_from_is_not_taken_for_it(work, tmp_path, capsys) -> None:
+    initial, run = tmp_path / "initial", tmp_path / "run"
+    shutil.copytree(work / "runs" / "masks", initial)
+    words = train("masks", work / "prepared", run, work, "--init", str(initial))
+    assert main(words) == 0
+    shutil.copytree(initial, tmp_path / "elsewhere" / "initial")
+    moved = [*words[:-1], str(tmp_path / "elsewhere" / "initial")]
+    assert main(moved) == 0
+    path = initial / "model" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    name = next(iter(weights))
+    save_file(weights | {name: weights[name] + 1}, path)
+    assert main(words) == 1
+    assert f"{run} was begun with other --init; give the same" in capsys.readouterr().err
+
+
+def test_a_decoder_is_gone_on_with_beside_the_same_discriminator_which_its_row_tells(work, tmp_path, capsys) -> None:
+    run = tmp_path / "decoder"
+    assert main(train("decoder", work / "prepared", run, work, "--adversarial", "0.01")) == 0
+    card = model_card("mine", TORSO, work / "runs" / "masks", work / "runs" / "slices", "", run)
+    assert "| decoder | tiny, beside a discriminator of weight 0.01 | 2 of" in card
+    for other in (["--adversarial", "0.02"], []):
+        assert main(train("decoder", work / "prepared", run, work, *other)) == 1
+        assert f"{run} was begun with other --adversarial; give the same" in capsys.readouterr().err
+    assert main(train("decoder", work / "prepared", run, work, "--adversarial", "0.01")) == 0
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "masks", "detail", "tissue"])
+def test_a_stage_that_needs_no_autoencoder_takes_none(work, tmp_path, capsys, stage) -> None:
+    words = train(stage, work / "prepared", tmp_path / "run", work, "--autoencoder", str(work / "runs" / "autoencoder"))
+    assert main(words) == 1
+    assert f"--autoencoder is for slices and the decoder, not for {stage}; leave it" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_tissues_that_slices_are_not_told_of_are_not_noted(work, tmp_path) -> None:
+    initial = Path(shutil.copytree(work / "runs" / "slices", tmp_path / "initial"))
+    noted = json.loads((initial / "about.json").read_text())
+    (initial / "about.json").write_text(json.dumps(noted | {"tissue": {"recipe": "tiny"}}))
+    own = read_anatomy(initial / "anatomy.yaml")
+    about = about_run("slices", "tiny", own, work / "prepared", str(initial))
+    assert (about["tissue"], about["autoencoder"]) == ({"recipe": "tiny"}, noted["autoencoder"])
+    about = about_run("slices", "tiny", TORSO, work / "prepared", str(initial))
+    assert "tissue" not in about
+    assert about["autoencoder"] == noted["autoencoder"]
+
+
+def test_a_card_tells_of_the_weights_that_were_exported(tmp_path) -> None:
+    steps = [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3}]
+    best = {"step": 1, "total": 0.25, "best": True}
+    write = {"log.jsonl": steps, "validation.jsonl": [best, {"step": 3, "total": 0.5, "best": False}]}
+    for name, lines in write.items():
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert with_stage("", "masks", tmp_path).endswith("| ? | total 0.25 (step 2) |\n")
+    assert with_stage("", "masks", tmp_path, "last").endswith("| total 0.5 (step 4), the last weights |\n")
+    (tmp_path / "validation.jsonl").write_text(json.dumps(best) + "\n")
+    assert with_stage("", "masks", tmp_path, "last").endswith("| not validated, the last weights |\n")
 
 
 def test_slices_are_not_gone_on_with_in_the_latents_of_another_autoencoder(work, tmp_path, capsys) -> None:

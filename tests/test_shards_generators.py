@@ -53,3 +53,10 @@ def test_cases_of_compiled_networks_are_other_cases() -> None:
     pipe = tiny_pipeline()
     assert isinstance(pipe, GuideGenPipeline)
     assert make_recipe(pipe).sha256 != make_recipe(pipe, compiled=True).sha256
+
+
+def test_more_steps_than_the_model_can_take_are_refused_before_a_folder_is_begun() -> None:
+    pipe = tiny_pipeline()
+    assert make_recipe(pipe, num_steps_mask=1000).num_steps_mask == 1000
+    with pytest.raises(ShardError, match="takes 1000 steps of the mask at the most, got 5000; give fewer"):
+        make_recipe(pipe, num_steps_mask=5000)

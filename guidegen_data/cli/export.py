@@ -7,24 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guidegen_data.cli.export_options import OF_RUNS, check_options, options_of_runs
+from guidegen_data.cli.numbers import finite, not_negative, positive
+
 if TYPE_CHECKING:
     from guidegen_data.anatomy import Anatomy
     from guidegen_data.models.autoencoder import CTAutoencoder
     from guidegen_data.models.detail import DetailNetwork
-
-#: Options that say something of runs, and what they are when they are not given.
-_OF_RUNS = {
-    "decoder": None,
-    "anatomy": None,
-    "licence": "",
-    "steps_mask": 16,
-    "steps_ct": 3,
-    "delay_ct": None,
-    "noise_correlation": 0.0,
-    "last_timestep": 130,
-    "size_strength": 0.6,
-    "guidance": 1.0,
-}
 
 HELP = "join three trained stages into one model folder"
 
@@ -66,10 +55,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="best validated weights where a run was validated, or the last ones (default best)",
     )  # fmt: skip
     parser.add_argument("--licence", help="licence of the weights, for the card, e.g. 'CC BY 4.0'")
-    parser.add_argument("--steps-mask", type=int, help="default steps of stage 1 (default 16)")
+    parser.add_argument("--steps-mask", type=positive, help="default steps of stage 1 (default 16)")
     parser.add_argument("--steps-detail", type=int, default=6, help="default steps of the detail (default 6)")
     parser.add_argument(
-        "--steps-ct", type=int, help="default steps a slice (default 3; distilled slices may need only 2)"
+        "--steps-ct", type=positive, help="default steps a slice (default 3; distilled slices may need only 2)"
     )
     parser.add_argument(
         "--delay-ct",
@@ -83,14 +72,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="correlation of the noise that neighbouring slices start from, 0 to 1 (default 0; the torso has 0.75)",
     )
-    parser.add_argument("--last-timestep", type=int, help="start of the final step (default 130)")
+    parser.add_argument("--last-timestep", type=not_negative, help="start of the final step (default 130)")
     parser.add_argument(
         "--size-strength",
-        type=float,
+        type=finite,
         help="push of organs said to be enlarged or small where the table has no usual sizes (default 0.6)",
     )
-    parser.add_argument("--guidance", type=float, help="default guidance of stage 1 (default 1)")
-    parser.set_defaults(**_OF_RUNS)
+    parser.add_argument("--guidance", type=finite, help="default guidance of stage 1 (default 1)")
+    parser.set_defaults(**OF_RUNS)
 
 
 def _weights(run: Path, checkpoint: str) -> Path:
@@ -122,10 +111,7 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.training.run_state import load_part
     from guidegen_data.training.second_reader import reader_of
 
-    if args.delay_ct is not None and args.delay_ct < 1:
-        raise ModelError(f"--delay-ct is a number of steps from 1, got {args.delay_ct}.")
-    if not 0 <= args.noise_correlation < 1:
-        raise ModelError(f"--noise-correlation is from 0 to below 1, got {args.noise_correlation:g}.")
+    check_options(args)
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
         raise ModelError(f"{args.out} holds something that is no model; choose an empty folder.")
     if args.masks == args.slices or is_model(args.slices):
@@ -170,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
     write_anatomy(anatomy, args.out / FILE_NAME)
     _forget_paths(args.out)
     name, runs = args.out.resolve().name, (args.masks, args.slices)
-    card = model_card(name, anatomy, *runs, args.licence, args.decoder, args.detail)
+    card = model_card(name, anatomy, *runs, args.licence, args.decoder, args.detail, args.checkpoint)
     (args.out / "README.md").write_text(card, encoding="utf-8")
     if reader is not None:
         put_reader(args.out, *reader)
@@ -204,15 +190,12 @@ def _autoencoder(args: argparse.Namespace, anatomy: Anatomy) -> CTAutoencoder:
 
 def _detail(args: argparse.Namespace, anatomy: Anatomy) -> DetailNetwork:
     """The network of the --detail run; ModelError for a run of another stage, label table or spacing."""
-    from guidegen_data.errors import ModelError
     from guidegen_data.models.detail import DetailNetwork
     from guidegen_data.models.folded_unet import check_sides
     from guidegen_data.training.beside import check_table
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.run_state import load_part
 
-    if args.steps_detail < 1:
-        raise ModelError(f"--steps-detail is a number of steps from 1, got {args.steps_detail}.")
     trained_part(args.detail, Initial.DETAIL)
     check_table(args.detail, anatomy)
     detail = load_part(DetailNetwork, _weights(args.detail, args.checkpoint))
@@ -236,7 +219,7 @@ def _into_model(args: argparse.Namespace) -> int:
     folder, masks, detail = model_folder(str(args.slices)), None, None
     if args.masks == args.slices and not (args.detail or args.second_reader):
         raise ModelError("one model for both stages is exported with another --detail or --second-reader; give one.")
-    if changed := [f"--{k.replace('_', '-')}" for k, v in _OF_RUNS.items() if getattr(args, k) != v]:
+    if changed := options_of_runs(args):
         raise ModelError(f"{folder.name} is kept as it is but for its new parts; leave {', '.join(changed)}.")
     held = folder / FILE_NAME
     anatomy = anatomy_from(str(held) if held.exists() else anatomy_name_of(folder))
@@ -250,10 +233,10 @@ def _into_model(args: argparse.Namespace) -> int:
     copy_model(folder, args.out)
     if masks is not None:
         ratio = read_volume_ratio(args.masks)
-        put_part(args.out, Initial.MASKS.value, masks, "masks", args.masks, volume_ratio=ratio)
+        put_part(args.out, Initial.MASKS.value, masks, "masks", args.masks, args.checkpoint, volume_ratio=ratio)
     if detail is not None:
         facts = {"num_steps_detail": args.steps_detail}
-        put_part(args.out, Initial.DETAIL.value, detail, "detail", args.detail, **facts)
+        put_part(args.out, Initial.DETAIL.value, detail, "detail", args.detail, args.checkpoint, **facts)
     if reader is not None:
         put_reader(args.out, *reader)
     _forget_paths(args.out)

@@ -165,8 +165,8 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
 
     _check_options(args)
     left_out = tuple(args.leave_out)
-    beside = (args.autoencoder, args.tissue, args.distil)
-    about = about_run(args.recipe, args.init, args.data, *beside, left_out)
+    beside = (args.autoencoder, args.tissue, args.distil, args.adversarial)
+    about = about_run(args.stage, args.recipe, anatomy, args.data, args.init, left_out, *beside)
     check_about(args.run, about)
     if os.environ.get("RANK", "0") == "0":
         write_about(args.run, about)
@@ -199,6 +199,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ModelError("training slices needs --autoencoder RUN, the run folder of a trained autoencoder.")
     if args.stage == "decoder" and args.autoencoder is None:
         raise ModelError("training a decoder needs --autoencoder RUN, the run folder of the slices it is for.")
+    if args.autoencoder and args.stage not in ("slices", "decoder"):
+        raise ModelError(f"--autoencoder is for slices and the decoder, not for {args.stage}; leave it.")
     if args.stage == "decoder" and args.init:
         raise ModelError("a decoder starts from its --autoencoder; leave --init.")
     if args.adversarial and args.stage != "decoder":

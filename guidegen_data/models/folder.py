@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
+from guidegen_data.anatomy import HEAD_NECK, TORSO, Anatomy
+from guidegen_data.anatomy_files import FILE_NAME, read_anatomy
 from guidegen_data.errors import ModelError
 
 
@@ -56,3 +58,12 @@ def _digest(folder: Path, paths: Iterable[Path]) -> str:
 def anatomy_name_of(folder: Path) -> str:
     """Name of the label table that a model folder was made for."""
     return str(json.loads((folder / "model_index.json").read_text()).get("anatomy_name", "torso"))
+
+
+def anatomy_of(folder: Path) -> Anatomy | None:
+    """The label table of a model folder, known by its name from then on: its own, else the one of that name that comes
+    with us, if any. AnatomyError where a table of that name has other classes, organs, sites or spacing."""
+    if (folder / FILE_NAME).exists():
+        return read_anatomy(folder / FILE_NAME)
+    name = anatomy_name_of(folder)
+    return next((table for table in (TORSO, HEAD_NECK) if table.name == name), None)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from guidegen_data.errors import ModelError
+from guidegen_data.reports.findings import Findings
+from guidegen_data.reports.shortening import fitting_prompt
 
 DEFAULT_ENCODER = "minilm-l6"
 _DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -34,15 +36,23 @@ class TextEncoder:
     def token_size(self) -> int:
         return int(self.model.config.hidden_size)
 
+    def prompt_of(self, findings: Findings) -> str:
+        """The prompt of findings, shortened where it has more than `max_tokens`, in training and in sampling alike."""
+        return fitting_prompt(findings, self.fits)
+
+    def fits(self, prompt: str) -> bool:
+        """Whether a prompt has no more than `max_tokens`."""
+        return len(self.tokenizer(prompt)["input_ids"]) <= self.max_tokens
+
     @torch.inference_mode()
     def __call__(self, prompts: list[str]) -> Tensor:
         """(B, max_tokens, D) float32 on the CPU; positions after a prompt's end are zero.
 
         Raises ModelError when a prompt is longer than `max_tokens`: what does not fit would be ignored silently.
         """
-        batch = self.tokenizer(prompts, padding="max_length", max_length=self.max_tokens, return_tensors="pt")
-        if batch["input_ids"].shape[1] > self.max_tokens:
+        if not all(map(self.fits, prompts)):
             raise ModelError(f"a prompt has more than {self.max_tokens} tokens; state fewer findings.")
+        batch = self.tokenizer(prompts, padding="max_length", max_length=self.max_tokens, return_tensors="pt")
         # One prompt at a time: a token then never depends on which other prompts share its batch.
         rows = []
         with _one_thread():

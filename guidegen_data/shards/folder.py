@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
-from guidegen_data.anatomy import anatomy_named
+from guidegen_data.anatomy import ANATOMIES, anatomy_named
 from guidegen_data.anatomy_files import anatomy_text
 from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.shards import manifest
@@ -113,6 +113,7 @@ class ShardFolder:
 
     def _is_ours(self, config: RunConfig) -> bool:
         with suppress(ShardError):
+            check_table(self.folder, config.recipe.anatomy)
             return not manifest.read_config(self.folder).differences(config)
         return False
 
@@ -207,7 +208,8 @@ class ShardFolder:
 
 
 def check_folder(folder: Folder, config: RunConfig, overwrite: bool = False) -> None:
-    """ShardError unless the folder can be made, is empty, or holds shards of this configuration (any, to overwrite)."""
+    """ShardError unless the folder can be made, is empty, or holds shards of this configuration and label table (any,
+    to overwrite)."""
     names = [name for name in folder.sizes() if name != WORK and not name.endswith(TEMPORARY)]
     if names and RUN not in names:
         raise ShardError(
@@ -217,6 +219,19 @@ def check_folder(folder: Folder, config: RunConfig, overwrite: bool = False) -> 
         raise ShardError(
             f"{folder.url} holds shards of another configuration ({'; '.join(differences)}); give the same options, "
             f"another folder, or --overwrite to replace them."
+        )
+    if names and not overwrite:
+        check_table(folder, config.recipe.anatomy)
+
+
+def check_table(folder: Folder, name: str) -> None:
+    """ShardError where the cases of a folder are of another table than the one of that name that is known, such as one
+    that was edited since: a model is known by its weights and settings alone."""
+    held, known = manifest.read_table(folder), ANATOMIES.get(name)
+    if None not in (held, known) and held != known:
+        raise ShardError(
+            f"{folder.url} holds cases of another {name} table than the model's: compare its {manifest.ANATOMY} with "
+            f"the model's, and put that back as it was, or give another folder."
         )
 
 

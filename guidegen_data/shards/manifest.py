@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Any
 
-from guidegen_data.anatomy_files import parse_anatomy
+from guidegen_data.anatomy import Anatomy
+from guidegen_data.anatomy_files import register, unregistered_text
 from guidegen_data.errors import AnatomyError, ShardError
 from guidegen_data.shards.storage import Folder
 
@@ -240,11 +241,24 @@ def know_anatomy(folder: Folder) -> None:
 
     ShardError when it is damaged, or another table of that name is known already.
     """
-    if folder.size(ANATOMY) is None:
+    if (table := read_table(folder)) is None:
         return
     try:
+        register(table, f"{folder.url}/{ANATOMY}")
+    except AnatomyError as error:
+        raise _damaged(folder, ANATOMY, error) from error
+
+
+def read_table(folder: Folder) -> Anatomy | None:
+    """The label table of a shard folder, not made known by its name; None for a folder that has none.
+
+    ShardError when it is damaged.
+    """
+    if folder.size(ANATOMY) is None:
+        return None
+    try:
         with folder.open(ANATOMY) as file:
-            parse_anatomy(file.read().decode("utf-8"), f"{folder.url}/{ANATOMY}")
+            return unregistered_text(file.read().decode("utf-8"), f"{folder.url}/{ANATOMY}")
     except (OSError, UnicodeDecodeError, AnatomyError) as error:
         raise _damaged(folder, ANATOMY, error) from error
 

@@ -143,12 +143,16 @@ def make_recipe(
     the torso's where it has none.
 
     `readings` are what the chat model `abstractor` read in the reports. ShardError for several `styles` of a generator
-    that has no label maps to give them, and for networks that shall be `compiled` of one that has none.
+    that has no label maps to give them, for networks that shall be `compiled` of one that has none, and for more steps
+    of the mask than a model can take.
     """
     if styles > 1 and not isinstance(generator, TwoStageGenerator):
         raise ShardError("several styles of a label map need a model of two stages; leave styles at 1.")
     if compiled and not hasattr(generator, "compile"):
         raise ShardError("this model has no networks to compile; leave --compile out.")
+    most = getattr(generator, "most_steps_mask", None)
+    if most is not None and num_steps_mask is not None and num_steps_mask > most:
+        raise ShardError(f"this model takes {most} steps of the mask at the most, got {num_steps_mask}; give fewer.")
     templates = "" if reports else templates or library_for(generator.anatomy.name).name
     return Recipe(
         model_sha256=generator.fingerprint,

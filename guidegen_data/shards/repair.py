@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from guidegen_data.errors import ShardError
 from guidegen_data.shards import manifest
-from guidegen_data.shards.folder import is_shard, salvage
+from guidegen_data.shards.folder import check_table, is_shard, salvage
 from guidegen_data.shards.generators import Load
 from guidegen_data.shards.manifest import LOCK, RunConfig, ShardEntry, key_of, shard_name
 from guidegen_data.shards.plan import ReportSource
@@ -21,7 +21,8 @@ def repair(folder: Folder, found: Sequence[Problem], load: Load, model_card: str
     """Complete the folder again, yielding at the start and after every block that had to be computed.
 
     Blocks of a damaged shard whose cases are all well are kept. ShardError or ReportError, before anything is removed,
-    when the model, the program or the templates are not those that made the folder, or another run writes to it.
+    when the model, its label table, the program or the templates are not those that made the folder, or another run
+    writes to it.
     """
     config = manifest.read_config(folder)
     if (installed := manifest.installed_version("guidegen-data")) != config.recipe.package_version:
@@ -35,6 +36,8 @@ def repair(folder: Folder, found: Sequence[Problem], load: Load, model_card: str
             f"{folder.url} was made by a model with sha256 {config.recipe.model_sha256[:12]}, this one has "
             f"{generator.fingerprint[:12]}; give the folder of that model by --model."
         )
+    if not any(problem.file == manifest.ANATOMY for problem in found):  # else it is written anew
+        check_table(folder, generator.anatomy.name)
     ReportSource(config.recipe, generator.anatomy)  # raises where what the cases were worded by is not there
 
     def make(blocks: Sequence[int]) -> Iterator[Finished]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from guidegen_data.errors import ModelError
 from guidegen_data.models.folder import model_folder
 from guidegen_data.training.run_state import best_or_last
+from guidegen_data.training.weights import weights_digest
 
 
 class Initial(enum.Enum):
@@ -33,6 +34,15 @@ _CLASSES = {
     Initial.SLICES: "SliceGenerator",
     Initial.TISSUE: "TissueNetwork",
     Initial.DETAIL: "DetailNetwork",
+}
+
+#: The part that each stage of `guidegen train` trains; a decoder starts from none.
+OF_STAGE = {
+    "autoencoder": Initial.AUTOENCODER,
+    "masks": Initial.MASKS,
+    "detail": Initial.DETAIL,
+    "tissue": Initial.TISSUE,
+    "slices": Initial.SLICES,
 }
 
 #: What belongs to the vocabulary of a model, not to its size.
@@ -91,23 +101,33 @@ def _config(folder: Path, model: str, part: Initial) -> dict[str, Any]:
         raise ModelError(f"model {model!r} has no readable {part.value}/config.json; copy its folder again.") from error
 
 
-def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
-    """Copies into a network every tensor of a model's part whose name and shape agree, and says how many on stderr.
+def initial_digest(model: str, part: Initial) -> str:
+    """What tells the weights of that part from any others. ModelError where the model has no such part."""
+    return weights_digest(_weights(model, part))
 
-    Input and output layers of another label table stay as they are; a layer that is told more than it was starts with
-    zeros for that (`network.widened`). ModelError when less than half would be taken.
-    """
-    if model is None:
-        return
+
+def _weights(model: str, part: Initial) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     folder = part_folder(model, part)
+    _config(folder, model, part)
     try:
-        held = load_file(folder / "diffusion_pytorch_model.safetensors")
+        return load_file(folder / "diffusion_pytorch_model.safetensors")
     except Exception as error:  # safetensors raises many kinds for a damaged file
         raise ModelError(f"{part.value} of model {model!r} cannot be read; copy its folder again.") from error
-    own = network.state_dict()
-    widened, config = getattr(network, "widened", lambda *_: None), _config(folder, model, part)
+
+
+def start_from(network: nn.Module, model: str | None, part: Initial) -> list[str]:
+    """Copies into a network every tensor of a model's part whose name and shape agree, and says how many on stderr.
+    Returns the names of those that stay as they are.
+
+    Input and output layers of another label table do; a layer that is told more than it was starts with zeros for that
+    (`network.widened`). ModelError when less than half would be taken.
+    """
+    if model is None:
+        return list(network.state_dict())
+    held, own = _weights(model, part), network.state_dict()
+    widened, config = getattr(network, "widened", lambda *_: None), _config(part_folder(model, part), model, part)
     grown = {name: wide for name, value in held.items() if (wide := widened(name, value, config)) is not None}
     taken = {k: v.to(own[k].dtype) for k, v in (held | grown).items() if k in own and own[k].shape == v.shape}
     share = sum(v.numel() for v in taken.values()) / sum(v.numel() for v in own.values())
@@ -116,3 +136,4 @@ def start_from(network: nn.Module, model: str | None, part: Initial) -> None:
     with torch.no_grad():
         network.load_state_dict(taken, strict=False)
     print(f"{part.value}: {share:.1%} of the weights taken from {model}", file=sys.stderr)
+    return [name for name in own if name not in taken]

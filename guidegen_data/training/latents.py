@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from guidegen_data.anatomy import PHASES, TISSUES, Anatomy
@@ -28,6 +27,8 @@ from guidegen_data.reports.findings import SEXES, Findings
 from guidegen_data.sources.prepared import cases_digest, load_case, training_paths
 from guidegen_data.sources.processes import spread, worth_starting
 from guidegen_data.tissue_rule import loosened_case
+from guidegen_data.training.told import tokens_of
+from guidegen_data.training.weights import weights_digest
 
 #: Prompts of one case that stage 2 learns from: they differ in what neither the map nor the data set tells.
 _VERSIONS = 2
@@ -128,9 +129,10 @@ def load_latent_data(
     names, paths = [f.name for f in fields(LatentData)], training_paths(folder, leave_out)
     held = torch.load(cache, weights_only=True) if cache.exists() else {}
     made_of = {
-        "tissue": "" if tissue is None else weights_digest(tissue),
+        "tissue": "" if tissue is None else weights_digest(tissue.state_dict()),
         "loose_tissues": loose_tissues,
-        "autoencoder": weights_digest(autoencoder.vae),  # without its statistics, which are those of what is kept
+        # Without its statistics, which are those of what is kept.
+        "autoencoder": weights_digest(autoencoder.vae.state_dict()),
         "cases": cases_digest(paths),
     }
     whole = held.keys() >= set(names)  # unlike one written before there was all of this
@@ -217,14 +219,6 @@ def _encoded(
     return LatentData(**{f.name: torch.stack([row.pop(f.name) for row in rows]) for f in fields(LatentData)})
 
 
-def weights_digest(network: nn.Module) -> str:
-    """What tells a network's weights from any others, stored in half or in full precision."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode() + value.float().half().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _with_tissues(row: dict[str, Any], ct_hu: np.ndarray, tissue: TissueNetwork) -> dict[str, np.ndarray]:
     """Label map, HU and inhomogeneity of a row with the tissues as further classes; none is held to be even."""
     device, num_classes = tissue.head.weight.device, tissue.config.num_classes
@@ -256,11 +250,11 @@ class _CaseReader:
         if self.loose_tissues:
             labels = loosened_case(labels, self.anatomy, np.random.default_rng([number, 1]))
         ct, label_map = torch.from_numpy(case.ct_hu), torch.from_numpy(labels)
-        told = [_with_a_phase(case.findings, rng).prompt() for _ in range(_VERSIONS)]
+        told = [_with_a_phase(case.findings, rng) for _ in range(_VERSIONS)]
         return {
             "ct_hu": case.ct_hu,
             "labels": labels,
-            "tokens": self.encoder(told).half().numpy(),
+            "tokens": tokens_of(self.encoder, told, path),
             "class_hu": median_hu(case.ct_hu, labels, num_classes, untold),
             "inhomogeneity": inhomogeneity(ct, label_map, num_classes, self.anatomy.spacing_mm, untold).numpy(),
             "phase": np.array(phase_row(case.findings.phase)),

@@ -28,6 +28,7 @@ from guidegen_data.reports.fields import field_names, field_values
 from guidegen_data.reports.findings import MAX_LESIONS, SEXES, Findings
 from guidegen_data.sources.prepared import load_case, training_paths, write_text
 from guidegen_data.sources.processes import spread, worth_starting
+from guidegen_data.training.told import tokens_of
 
 #: Classes that would vanish when two voxels become one: they win a coarse voxel with a smaller share.
 _FINE_WEIGHT = {"tumour": 1.5, "adrenal gland": 2.0, "portal and splenic vein": 1.7, "esophagus": 1.5, "rib": 1.5}
@@ -234,7 +235,7 @@ class _CaseReader:
             "labels": coarse,
             "healthy": nearest_kept(coarse, coarse == self.anatomy.lesion_id),
             "places": lesion_places(case.label_map, self.anatomy, self.factor),
-            "tokens": self.encoder([f.prompt() for f in told]).half().numpy(),
+            "tokens": tokens_of(self.encoder, told, path),
             "fields": np.stack([field_values(f, names) for f in told]),
             "volumes": np.stack([fine_volumes, np.bincount(coarse.ravel(), minlength=num_classes)]),
         }

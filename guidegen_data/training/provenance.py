@@ -14,6 +14,8 @@ from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import ModelError
 from guidegen_data.sources.bases import ct_paths, is_raw
 from guidegen_data.sources.prepared import case_paths, cases_digest, training_paths, validation_folder, write_text
+from guidegen_data.training.beside import same_table
+from guidegen_data.training.initial import OF_STAGE, initial_digest
 from guidegen_data.training.run_state import has_state
 
 #: In a run's folder.
@@ -22,14 +24,20 @@ FILE_NAME = "about.json"
 _PROGRESS = {"steps", "best_step", "validation"}
 #: What runs of an earlier version did not note: they know their data by its folder's name.
 _NOTED_LATER = {"cases_sha256", "left_out"}
+#: The same, each by itself: what such a run was begun with is not known.
+_ALSO_LATER = {"started_from_sha256", "adversarial"}
+#: Runs beside this one. Earlier versions noted some that were not used; what slices use their latents tell.
+_BESIDE = ("autoencoder", "tissue")
 #: What a fact is given by on the command line, where not by the data.
 _GIVEN_BY = {
     "recipe": "--recipe",
     "started_from": "--init",
+    "started_from_sha256": "--init",
     "left_out": "--leave-out",
     "autoencoder": "--autoencoder",
     "tissue": "--tissue",
     "distilled_from_steps": "--distil",
+    "adversarial": "--adversarial",
 }
 
 
@@ -70,26 +78,32 @@ def _digest(folder: Path, leave_out: Sequence[str]) -> str:
 
 
 def about_run(
+    stage: str,
     recipe: str,
-    initial: str | None,
+    anatomy: Anatomy,
     data: Path,
+    initial: str | None = None,
+    leave_out: Sequence[str] = (),
     autoencoder: Path | None = None,
     tissue: Path | None = None,
     distil: int = 0,
-    leave_out: Sequence[str] = (),
+    adversarial: float = 0.0,
 ) -> dict[str, Any]:
-    """What a run is trained on, and how the networks that stage 2 takes over were trained; with `distil` also that it
-    learns from what the model it starts from makes in so many steps."""
+    """What a run of a stage is trained on and starts from, and how the networks that it takes over were trained.
+
+    With `distil` also that it learns from what the model it starts from makes in so many steps; of a decoder also the
+    weight of its discriminator, 0 for none. ModelError where the model to start from has no part for this stage.
+    """
     # The name alone: a card is copied to others, and where a folder lay is nobody's business.
     about = {"recipe": recipe, "started_from": initial and Path(initial).name, **data_facts(data, leave_out)}
+    about |= {"started_from_sha256": initial_digest(initial, OF_STAGE[stage])} if initial else {}
     about |= {"distilled_from_steps": distil} if distil else {}
-    taken_over = _json(Path(initial) / FILE_NAME) if initial else {}
-    for name, other in (("autoencoder", autoencoder), ("tissue", tissue)):
-        if other is not None:
-            about[name] = run_facts(other)
-        elif name in taken_over:  # from the run of slices that this one starts from
-            about[name] = taken_over[name]
-    return about
+    about |= {"adversarial": adversarial} if stage == "decoder" else {}
+    taken_over = _json(Path(initial) / FILE_NAME) if initial and stage == "slices" else {}
+    if initial and not same_table(initial, anatomy):
+        taken_over.pop("tissue", None)  # those are around other classes: these slices are told of none
+    about |= {name: taken_over[name] for name in _BESIDE if name in taken_over}  # of the slices it starts from
+    return about | {name: run_facts(run) for name, run in (("autoencoder", autoencoder), ("tissue", tissue)) if run}
 
 
 def check_about(run: Path, about: Mapping[str, Any]) -> None:
@@ -115,27 +129,34 @@ def _differing(held: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Names of the facts in which a run is another than the one that was begun; of a run that it uses likewise."""
     names = (held.keys() | now.keys()) - _PROGRESS
     names -= {"data"} if "cases_sha256" in held else _NOTED_LATER
+    names -= _ALSO_LATER - held.keys()
 
     def differs(name: str) -> bool:
         before, after = held.get(name), now.get(name)
-        if name in ("autoencoder", "tissue") and before and after:
-            return bool(_differing(before, after))
+        if name in _BESIDE and before:
+            return bool(after and _differing(before, after))
         return before != after
 
     return sorted(filter(differs, names))
 
 
-def run_facts(run: Path) -> dict[str, Any]:
-    """Recipe and data of a run as far as it noted them, its steps, and its best validation."""
+def run_facts(run: Path, checkpoint: str = "best") -> dict[str, Any]:
+    """Recipe and data of a run as far as it noted them, its steps, and its best validation; with the checkpoint 'last'
+    that of its last step, where it has one."""
     about, config = _json(run / FILE_NAME), _json(run / "config.json")
-    facts = {k: v for k, v in about.items() if k not in ("autoencoder", "tissue")}
+    facts = {k: v for k, v in about.items() if k not in _BESIDE}
     if config:
         facts["examples_a_step"] = config.get("batch_size", 1) * config.get("accumulate", 1)
     if steps := read_lines(run / "log.jsonl"):
         facts["steps"] = steps[-1]["step"] + 1
-    if best := [line for line in read_lines(run / "validation.jsonl") if line.get("best")]:
-        facts["best_step"] = best[-1]["step"] + 1
-        facts["validation"] = {k: v for k, v in best[-1].items() if k not in ("step", "best")}
+    validated = read_lines(run / "validation.jsonl")
+    if checkpoint == "last":
+        facts["checkpoint"] = "last"
+        validated = [line for line in validated if line["step"] + 1 == facts.get("steps")]
+    elif validated := [line for line in validated if line.get("best")]:
+        facts["best_step"] = validated[-1]["step"] + 1
+    if validated:
+        facts["validation"] = {k: v for k, v in validated[-1].items() if k not in ("step", "best")}
     return facts
 
 
@@ -147,17 +168,18 @@ def model_card(
     licence: str,
     decoder: Path | None = None,
     detail: Path | None = None,
+    checkpoint: str = "best",
 ) -> str:
-    """Markdown of the card of a model made of two runs, or more with a decoder or detail. A function of their
-    folders."""
+    """Markdown of the card of a model made of that checkpoint of two runs, or more with a decoder or detail. A function
+    of their folders."""
     beside = _json(slices / FILE_NAME)
     runs = {
         "autoencoder": beside.get("autoencoder", {}),
-        "masks": run_facts(masks),
-        **({} if detail is None else {"detail": run_facts(detail)}),
+        "masks": run_facts(masks, checkpoint),
+        **({} if detail is None else {"detail": run_facts(detail, checkpoint)}),
         **({"tissue": beside["tissue"]} if "tissue" in beside else {}),
-        "slices": run_facts(slices),
-        **({} if decoder is None else {"decoder": run_facts(decoder)}),
+        "slices": run_facts(slices, checkpoint),
+        **({} if decoder is None else {"decoder": run_facts(decoder, checkpoint)}),
     }
     data = runs["slices"] if "data" in runs["slices"] else runs["masks"]
     x, y, z = anatomy.shape
@@ -176,10 +198,10 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def with_stage(card: str, stage: str, run: Path) -> str:
-    """The card of a model with one more stage, of that run: its row after the last one of the table of stages, or in a
-    table of its own where the card has none."""
-    row, head = _row(stage, run_facts(run)), "| stage | recipe | steps | best validation |"
+def with_stage(card: str, stage: str, run: Path, checkpoint: str = "best") -> str:
+    """The card of a model with one more stage, that checkpoint of that run: its row after the last one of the table of
+    stages, or in a table of its own where the card has none."""
+    row, head = _row(stage, run_facts(run, checkpoint)), "| stage | recipe | steps | best validation |"
     lines = [line for line in card.splitlines() if not line.startswith(f"| {stage} |")]
     if head in lines:
         last = lines.index(head)
@@ -227,11 +249,14 @@ def _row(stage: str, facts: dict[str, Any]) -> str:
     started = f", from {facts['started_from']}" if facts.get("started_from") else ""
     if distilled := facts.get("distilled_from_steps"):
         started += f", which it copies in fewer than its {distilled} steps a slice"
+    if weight := facts.get("adversarial"):
+        started += f", beside a discriminator of weight {weight:g}"
     if left_out := facts.get("left_out"):
         started += f", without {', '.join(left_out)}"
     steps = f"{facts['steps']} of {facts['examples_a_step']}" if {"steps", "examples_a_step"} <= set(facts) else "?"
     figures = ", ".join(f"{k} {v:.4g}" for k, v in facts.get("validation", {}).items())
-    best = f"{figures} (step {facts['best_step']})" if figures else "not validated"
+    best = f"{figures} (step {facts.get('best_step', facts.get('steps'))})" if figures else "not validated"
+    best += ", the last weights" if facts.get("checkpoint") == "last" else ""
     return f"| {stage} | {facts.get('recipe', '?')}{started} | {steps} | {best} |"
 
 

@@ -37,6 +37,7 @@ from guidegen_data.training.parallel import Parallel, join
 from guidegen_data.training.recipes import StageRecipe
 from guidegen_data.training.run_state import has_state
 from guidegen_data.training.sheets import autoencoder_sheet, mask_sheet, slice_sheet
+from guidegen_data.training.teacher import check_taken, settle_latents
 
 #: Batches that a validation takes, and the seed of all its random numbers.
 _VALIDATION_BATCHES, SHEET_SEED = 8, 20_240_311
@@ -160,15 +161,18 @@ def train_slices(
     start from.
 
     Writes the autoencoder with its measured latent statistics to `autoencoder` in the run folder. With `teacher_steps`
-    the model that the run starts from is its teacher: what that makes in so many steps is learned for fewer. The slices
-    are told of the tissues of `tissue_run`, else of those that the model they start from has; the network that draws
-    these is written to `tissue_network`. With `loose_tissues`, or from a model that has learned so, the table's own
-    tissues are smoothed (`tissue_rule`): ModelError for a table without such.
+    the model that the run starts from is its teacher: what that makes in so many steps is learned for fewer, and
+    ModelError where it does not know these classes, latents and weights. The slices are told of the tissues of
+    `tissue_run`, else of those that the model they start from has; the network that draws these is written to
+    `tissue_network`. With `loose_tissues`, or from a model that has learned so, the table's own tissues are smoothed
+    (`tissue_rule`): ModelError for a table without such.
     """
     parallel, device = join(setting.device)
     run_dir, fit_config = setting.run_dir, setting.recipe.fit
     network = initial_network(setting.initial, Initial.SLICES, setting.recipe.network)
     autoencoder = autoencoder_beside(autoencoder_run, setting.initial, setting.anatomy).to(device)
+    if teacher_steps:
+        settle_latents(setting.initial, setting.anatomy, autoencoder)
     run_dir.mkdir(parents=True, exist_ok=True)
     held = validation_folder(folder) if fit_config.validate_every else None
     tissue = tissue_beside(tissue_run, setting.initial, setting.anatomy)
@@ -212,7 +216,9 @@ def train_slices(
     def sheet(model: nn.Module, path: Path) -> None:
         slice_sheet(model, autoencoder, (apart or data).batch(6, step_generator(SHEET_SEED, 0)), path)
 
-    start_from(model, setting.initial, Initial.SLICES)
+    left = start_from(model, setting.initial, Initial.SLICES)
+    if teacher_steps:
+        check_taken(left, setting.initial)
     if model.hu_prior is not None:
         model.hu_prior.fit(data.class_hu, data.phase, data.inhomogeneity)
     data, apart = data.to(device), None if apart is None else apart.to(device)
