@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
 from guidegen_data.dataset.counters import MAX_WORKERS, Counters
+from guidegen_data.dataset.shared_keys import Keys, keep, keys_of, shared_keys
 from guidegen_data.dataset.stream import GuideGenStream
 from guidegen_data.errors import ShardError
 
@@ -36,6 +38,11 @@ class Draws:
         if self.n < 1:
             raise ShardError(f"expected at least one item an epoch, got n = {self.n}; give n=.")
         self.num_real, self.num_synthetic, self.fraction, self.seed = num_real, num_synthetic, fraction, seed
+
+    @property
+    def of_both(self) -> bool:
+        """Whether real and synthetic items are drawn, not those of one data set alone."""
+        return 0 < self.fraction < 1
 
     def __call__(self, epoch: int, position: int) -> tuple[bool, int]:
         """(whether it is synthetic, which item of its data set)."""
@@ -66,10 +73,11 @@ class Draws:
 
 
 class MixedDataset(Dataset[Any]):
-    """Map-style mixture; see `mix`. Call `set_epoch` before each epoch."""
+    """Map-style mixture; see `mix`. Call `set_epoch` before each epoch: without it every epoch is the same draw."""
 
     def __init__(self, real: Any, synthetic: Any, draws: Draws) -> None:
         self.real, self.synthetic, self._draws = real, synthetic, draws
+        self._keys = shared_keys(keys_of(real[0]), keys_of(synthetic[0])) if draws.of_both else None
         # Shared with DataLoader workers, persistent ones too.
         self._counters = Counters(_NUM_BEGUN + 1)
 
@@ -100,7 +108,8 @@ class MixedDataset(Dataset[Any]):
                     stacklevel=2,
                 )
         is_synthetic, index = self._draws(self._counters[_EPOCH], position)
-        return (self.synthetic if is_synthetic else self.real)[index]
+        item = (self.synthetic if is_synthetic else self.real)[index]
+        return item if self._keys is None else keep(item, self._keys)
 
 
 class MixedStream(IterableDataset[Any]):
@@ -113,6 +122,8 @@ class MixedStream(IterableDataset[Any]):
 
     def __init__(self, real: Any, synthetic: Any, draws: Draws) -> None:
         self.real, self.synthetic, self._draws = real, synthetic, draws
+        self._real_keys = keys_of(real[0]) if draws.of_both else None
+        self._keys: Keys | None = None
         self._counters = Counters(_NUM_BEGUN + MAX_WORKERS)
 
     def __len__(self) -> int:
@@ -139,9 +150,16 @@ class MixedStream(IterableDataset[Any]):
         epoch = self._counters[_EPOCH] + self._counters[_NUM_BEGUN + place.worker]
         self._counters[_NUM_BEGUN + place.worker] += 1
         fresh = self.synthetic.whole_cases() if isinstance(self.synthetic, GuideGenStream) else iter(self.synthetic)
-        for number in range(place.worker, len(self), place.num_workers):
-            is_synthetic, index = self._draws(epoch, (number * place.num_ranks + place.rank) % self._draws.n)
-            yield next(fresh) if is_synthetic else self.real[index]
+        numbers = range(place.worker, len(self), place.num_workers)
+        drawn = [self._draws(epoch, (n * place.num_ranks + place.rank) % self._draws.n) for n in numbers]
+        # The first fresh item is made before its turn, since the real ones before it must lose what it lacks.
+        if self._keys is None and self._draws.of_both and any(is_synthetic for is_synthetic, _ in drawn):
+            first = next(fresh)
+            self._keys = shared_keys(self._real_keys, keys_of(first))
+            fresh = itertools.chain([first], fresh)
+        for is_synthetic, index in drawn:
+            item = next(fresh) if is_synthetic else self.real[index]
+            yield item if self._keys is None else keep(item, self._keys)
 
 
 def mix(
@@ -152,7 +170,12 @@ def mix(
     An epoch has `n` items, by default as many as `real`: as many steps as a training on the real cases alone. Which
     items, and where, depends on (seed, epoch) only, whatever the number of workers; each data set is gone through
     before any of its items comes again. With an endless `synthetic` (GuideGenStream) the result is iterable, too.
-    ShardError for a fraction outside 0..1 or an empty data set. Validate on real cases only: never on the result.
+    Where items are dictionaries they keep the keys that the first item of each has ('image' and 'label', say, without
+    the 'report' and 'meta' of a GuideGenDataset), since a batch can hold no others, and tensors of a key have the
+    wider of the two data types (labels that MONAI loaded are float32, ours uint8). A MixedDataset needs `set_epoch`
+    before each epoch, without which every one is the same draw; a MixedStream counts its passes.
+    ShardError for a fraction outside 0..1, an empty data set, or items that cannot be in one batch: with an 'image' or
+    a 'label' on one side only, or nothing in common. Validate on real cases only: never on the result.
     """
     if isinstance(synthetic, IterableDataset):
         return MixedStream(real, synthetic, Draws(len(real), None, fraction, seed, n))
