@@ -1,5 +1,6 @@
 """Cases made where they are asked for are the same in whatever process that is, and none is had twice."""
 
+import errno
 import pickle
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -140,6 +141,17 @@ def test_a_damaged_block_of_the_cache_is_made_anew(tmp_path, how: str) -> None:
     again = GuideGenDataset(model=GENERATOR, n=4, seed=1, cache_dir=tmp_path, device="cpu")
     assert all(np.array_equal(again[i]["image"], images[i]) for i in range(4))
     assert path.stat().st_size == len(data)
+
+
+def test_a_file_system_without_locks_keeps_cases_all_the_same(tmp_path, monkeypatch) -> None:
+    def no_locks(*arguments) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(on_the_fly.fcntl, "flock", no_locks)
+    made = GuideGenDataset(model=GENERATOR, n=4, seed=1, cache_dir=tmp_path, device="cpu")
+    assert indices(made[i] for i in range(4)) == [0, 1, 2, 3]
+    assert len(list(tmp_path.rglob("block*.tar"))) == 1
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 # -- the course of a stream

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from guidegen_data.dataset.places import Process, own_process, place_here
+from guidegen_data.dataset.counters import MAX_WORKERS, Counters
+from guidegen_data.dataset.shared_keys import Keys, keep, keys_of, shared_keys
 from guidegen_data.dataset.stream import GuideGenStream
 from guidegen_data.errors import ShardError
 
-_MAX_WORKERS = 1024
+# Columns of the counters: the epoch, among how many places a stream's positions are shared (0: no pass has begun yet),
+# and how many passes have begun since the epoch was set, in a stream for each worker from that column on.
+_EPOCH, _NUM_PLACES, _NUM_BEGUN = range(3)
 
 
 class Draws:
@@ -35,6 +38,11 @@ class Draws:
         if self.n < 1:
             raise ShardError(f"expected at least one item an epoch, got n = {self.n}; give n=.")
         self.num_real, self.num_synthetic, self.fraction, self.seed = num_real, num_synthetic, fraction, seed
+
+    @property
+    def of_both(self) -> bool:
+        """Whether real and synthetic items are drawn, not those of one data set alone."""
+        return 0 < self.fraction < 1
 
     def __call__(self, epoch: int, position: int) -> tuple[bool, int]:
         """(whether it is synthetic, which item of its data set)."""
@@ -65,13 +73,13 @@ class Draws:
 
 
 class MixedDataset(Dataset[Any]):
-    """Map-style mixture; see `mix`. Call `set_epoch` before each epoch."""
+    """Map-style mixture; see `mix`. Call `set_epoch` before each epoch: without it every epoch is the same draw."""
 
     def __init__(self, real: Any, synthetic: Any, draws: Draws) -> None:
         self.real, self.synthetic, self._draws = real, synthetic, draws
+        self._keys = shared_keys(keys_of(real[0]), keys_of(synthetic[0])) if draws.of_both else None
         # Shared with DataLoader workers, persistent ones too.
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._times = torch.zeros(draws.n, dtype=torch.uint8).share_memory_()
+        self._counters = Counters(_NUM_BEGUN + 1)
 
     def __len__(self) -> int:
         return self._draws.n
@@ -79,27 +87,29 @@ class MixedDataset(Dataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Draw anew for that epoch. ShardError for a negative one."""
         _check_epoch(epoch)
-        self._epoch[0] = epoch
-        self._times.zero_()
+        self._counters[_EPOCH] = epoch
+        self._counters[_NUM_BEGUN] = 0
         for part in (self.real, self.synthetic):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
 
     def is_synthetic(self, position: int) -> bool:
         """Whether the item at a position of this epoch is synthetic. IndexError beyond the end."""
-        return self._draws(int(self._epoch), range(len(self))[position])[0]
+        return self._draws(self._counters[_EPOCH], range(len(self))[position])[0]
 
     def __getitem__(self, position: int) -> Any:
         position = range(len(self))[position]
-        self._times[position] += self._times[position] < 255
-        if int(self._times[position]) == 2 and position == 0:
-            warnings.warn(
-                "every epoch draws the same items until set_epoch(epoch) is called: call it before each epoch, or a "
-                "part of the real cases will never be seen.",
-                stacklevel=2,
-            )
-        is_synthetic, index = self._draws(int(self._epoch), position)
-        return (self.synthetic if is_synthetic else self.real)[index]
+        if position == 0:
+            self._counters[_NUM_BEGUN] += 1
+            if self._counters[_NUM_BEGUN] == 2:
+                warnings.warn(
+                    "every epoch draws the same items until set_epoch(epoch) is called: call it before each epoch, or "
+                    "a part of the real cases will never be seen.",
+                    stacklevel=2,
+                )
+        is_synthetic, index = self._draws(self._counters[_EPOCH], position)
+        item = (self.synthetic if is_synthetic else self.real)[index]
+        return item if self._keys is None else keep(item, self._keys)
 
 
 class MixedStream(IterableDataset[Any]):
@@ -112,33 +122,44 @@ class MixedStream(IterableDataset[Any]):
 
     def __init__(self, real: Any, synthetic: Any, draws: Draws) -> None:
         self.real, self.synthetic, self._draws = real, synthetic, draws
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._num_begun = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()
-        self._process: Process | None = None
+        self._real_keys = keys_of(real[0]) if draws.of_both else None
+        self._keys: Keys | None = None
+        self._counters = Counters(_NUM_BEGUN + MAX_WORKERS)
 
     def __len__(self) -> int:
         """Items an epoch in this process."""
-        return -(-self._draws.n // place_here(self._process).num_ranks)
+        return -(-self._draws.n // self._counters.place.num_ranks)
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is that epoch; without it, passes count up. ShardError for a negative one."""
         _check_epoch(epoch)
-        self._epoch[0] = epoch
-        self._num_begun.zero_()
+        self._counters[_EPOCH] = epoch
+        self._counters[_NUM_PLACES:] = 0
         if hasattr(self.synthetic, "set_epoch"):
             self.synthetic.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        place = place_here(self._process)
-        epoch = int(self._epoch) + int(self._num_begun[place.worker])
-        self._num_begun[place.worker] += 1
+        place = self._counters.place
+        if self._counters[_NUM_PLACES] not in (0, place.num_places):
+            warnings.warn(
+                "the number of workers or processes changed, so that they draw from different epochs and some real "
+                "cases come twice, others not: call set_epoch(epoch) before the next pass.",
+                stacklevel=2,
+            )
+        self._counters[_NUM_PLACES] = place.num_places
+        epoch = self._counters[_EPOCH] + self._counters[_NUM_BEGUN + place.worker]
+        self._counters[_NUM_BEGUN + place.worker] += 1
         fresh = self.synthetic.whole_cases() if isinstance(self.synthetic, GuideGenStream) else iter(self.synthetic)
-        for number in range(place.worker, len(self), place.num_workers):
-            is_synthetic, index = self._draws(epoch, (number * place.num_ranks + place.rank) % self._draws.n)
-            yield next(fresh) if is_synthetic else self.real[index]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_process": own_process() or self._process}
+        numbers = range(place.worker, len(self), place.num_workers)
+        drawn = [self._draws(epoch, (n * place.num_ranks + place.rank) % self._draws.n) for n in numbers]
+        # The first fresh item is made before its turn, since the real ones before it must lose what it lacks.
+        if self._keys is None and self._draws.of_both and any(is_synthetic for is_synthetic, _ in drawn):
+            first = next(fresh)
+            self._keys = shared_keys(self._real_keys, keys_of(first))
+            fresh = itertools.chain([first], fresh)
+        for is_synthetic, index in drawn:
+            item = next(fresh) if is_synthetic else self.real[index]
+            yield item if self._keys is None else keep(item, self._keys)
 
 
 def mix(
@@ -149,7 +170,12 @@ def mix(
     An epoch has `n` items, by default as many as `real`: as many steps as a training on the real cases alone. Which
     items, and where, depends on (seed, epoch) only, whatever the number of workers; each data set is gone through
     before any of its items comes again. With an endless `synthetic` (GuideGenStream) the result is iterable, too.
-    ShardError for a fraction outside 0..1 or an empty data set. Validate on real cases only: never on the result.
+    Where items are dictionaries they keep the keys that the first item of each has ('image' and 'label', say, without
+    the 'report' and 'meta' of a GuideGenDataset), since a batch can hold no others, and tensors of a key have the
+    wider of the two data types (labels that MONAI loaded are float32, ours uint8). A MixedDataset needs `set_epoch`
+    before each epoch, without which every one is the same draw; a MixedStream counts its passes.
+    ShardError for a fraction outside 0..1, an empty data set, or items that cannot be in one batch: with an 'image' or
+    a 'label' on one side only, or nothing in common. Validate on real cases only: never on the result.
     """
     if isinstance(synthetic, IterableDataset):
         return MixedStream(real, synthetic, Draws(len(real), None, fraction, seed, n))

@@ -204,6 +204,7 @@ def _held(lock: Path) -> Iterator[None]:
         yield
         return
     with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: two workers may then make one block, in the same bytes
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
     lock.unlink(missing_ok=True)

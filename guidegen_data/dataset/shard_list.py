@@ -6,35 +6,61 @@ import bisect
 import glob
 import itertools
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from guidegen_data.case import Case
 from guidegen_data.errors import ShardError
-from guidegen_data.shards.manifest import INDEX, ShardEntry, read_index
+from guidegen_data.shards.manifest import INDEX, Index, ShardEntry, read_whole_index
 from guidegen_data.shards.reader import TarCases
-from guidegen_data.shards.storage import Folder, folder_at
+from guidegen_data.shards.storage import Folder, LocalFolder, folder_at
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tar of a folder. One that lies without its index has no entry, and no known recipe."""
+
+    folder: Folder
+    name: str
+    entry: ShardEntry | None = None
+    recipe_sha256: str = ""
+
+    @property
+    def url(self) -> str:
+        """As a person names it."""
+        return f"{self.folder.url}/{self.name}"
+
+    @property
+    def place(self) -> str:
+        """The same for every name of one file: relative, absolute, or over a link."""
+        if isinstance(self.folder, LocalFolder):
+            return str((self.folder.path / self.name).resolve())
+        return self.url
 
 
 class ShardList:
     """The cases of any shards, by position. The tar of a case is opened when it is first needed."""
 
     def __init__(self, shards: Shards) -> None:
-        """ShardError when nothing is there, a pattern matches nothing, or a shard is named twice."""
+        """ShardError when nothing is there, a pattern matches nothing, or cases would count double.
+
+        Warns of a folder that holds fewer cases than were planned for it.
+        """
         given = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
         names = [name for each in given for name in expand(os.fspath(each))]
-        folders: dict[str, tuple[Folder, dict[str, ShardEntry]]] = {}
-        # A tar that lies without its index has no known number of cases: it is opened at once.
-        self._parts: list[tuple[Folder, str, ShardEntry | None]] = []
+        folders: dict[str, tuple[Folder, Index]] = {}
+        self._parts: list[Part] = []
         for name in names:
             self._parts += _parts(name, folders)
-        urls = [f"{folder.url}/{name}" for folder, name, _ in self._parts]
-        if double := sorted({url for url in urls if urls.count(url) > 1}):
-            raise ShardError(f"{double[0]} is named twice, so its cases would count double; name every shard once.")
+        _refuse_double(self._parts)
         self._tars: dict[int, TarCases] = {}
-        counts = [entry.num_cases if entry else len(self._tar(i).keys) for i, (_, _, entry) in enumerate(self._parts)]
+        # A tar without an entry has no known number of cases: it is opened at once.
+        counts = [p.entry.num_cases if p.entry else len(self._tar(i).keys) for i, p in enumerate(self._parts)]
         self._ends = list(itertools.accumulate(counts))
         if not len(self):
             raise ShardError(f"expected at least one case in {', '.join(names) or 'an empty list'}, got none.")
@@ -64,8 +90,8 @@ class ShardList:
 
     def _tar(self, shard: int) -> TarCases:
         if shard not in self._tars:
-            folder, name, entry = self._parts[shard]
-            self._tars[shard] = TarCases(folder, name, entry.bytes if entry else None)
+            part = self._parts[shard]
+            self._tars[shard] = TarCases(part.folder, part.name, part.entry.bytes if part.entry else None)
         return self._tars[shard]
 
 
@@ -104,16 +130,51 @@ def _matches(pattern: str) -> list[str]:
         raise ShardError(f"{pattern!r} cannot be listed ({error}); name its shards with {{000000..000063}}.") from error
 
 
-def _parts(
-    name: str, folders: dict[str, tuple[Folder, dict[str, ShardEntry]]]
-) -> list[tuple[Folder, str, ShardEntry | None]]:
+def _parts(name: str, folders: dict[str, tuple[Folder, Index]]) -> list[Part]:
     if not name.endswith(".tar"):
         folder = folder_at(name.rstrip("/") or "/")
-        return [(folder, entry.name, entry) for entry in read_index(folder)]
+        index = read_whole_index(folder)
+        _warn_unfinished(folder, index)
+        return [Part(folder, entry.name, entry, index.recipe_sha256) for entry in index.shards]
     parent, _, file = name.rpartition("/") if "://" in name else (str(Path(name).parent), "", Path(name).name)
     if parent not in folders:
         folder = folder_at(parent)
-        entries = read_index(folder) if folder.size(INDEX) is not None else []
-        folders[parent] = folder, {entry.name: entry for entry in entries}
-    folder, known = folders[parent]
-    return [(folder, file, known.get(file))]
+        folders[parent] = folder, read_whole_index(folder) if folder.size(INDEX) is not None else Index(())
+    folder, index = folders[parent]
+    known = {entry.name: entry for entry in index.shards}
+    return [Part(folder, file, known.get(file), index.recipe_sha256 if file in known else "")]
+
+
+def _warn_unfinished(folder: Folder, index: Index) -> None:
+    num_cases = sum(entry.num_cases for entry in index.shards)
+    if num_cases < index.num_planned:
+        warnings.warn(
+            f"{folder.url} holds {num_cases} of {index.num_planned} planned cases: run the same guidegen-shard "
+            f"command again for the rest.",
+            stacklevel=5,
+        )
+
+
+def _refuse_double(parts: Sequence[Part]) -> None:
+    """ShardError for a tar that is named twice, or two that hold the same cases: one recipe makes them the same."""
+    places = Counter(part.place for part in parts)
+    if double := sorted(part.url for part in parts if places[part.place] > 1):
+        raise ShardError(f"{double[0]} is named twice, so its cases would count double; name every shard once.")
+    by_recipe: dict[str, list[tuple[tuple[int, str], tuple[int, str], Part]]] = {}
+    for part in parts:
+        if part.entry and part.entry.num_cases and part.recipe_sha256:
+            first, last = (_in_order(key) for key in (part.entry.first_key, part.entry.last_key))
+            by_recipe.setdefault(part.recipe_sha256, []).append((first, last, part))
+    for ranges in by_recipe.values():
+        ranges.sort(key=lambda each: each[:2])
+        for (_, last, one), (first, _, other) in itertools.pairwise(ranges):
+            if first <= last and one.folder.url != other.folder.url:
+                raise ShardError(
+                    f"{one.url} and {other.url} hold the same cases, since both folders were made with the same "
+                    f"settings and seed; leave one out, or make it anew with another --seed."
+                )
+
+
+def _in_order(key: str) -> tuple[int, str]:
+    """Sorts keys as the numbers in them, which have more digits from a thousand million on."""
+    return len(key), key

@@ -9,19 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.transforms import apply_transform
 from torch.utils.data import IterableDataset
 
 from guidegen_data.case import Case
+from guidegen_data.dataset.counters import MAX_WORKERS, Counters
 from guidegen_data.dataset.items import Item, Tokenizer, item_maker
 from guidegen_data.dataset.on_the_fly import OnTheFly
-from guidegen_data.dataset.places import Place, Process, own_process, place_here
+from guidegen_data.dataset.places import Place
 from guidegen_data.errors import ShardError
 from guidegen_data.label_maps import LabelMap
 from guidegen_data.shards.plan import CaseGenerator
 
-_MAX_WORKERS = 1024
+# Columns of the counters: the epoch, how often one was set, among how many places its blocks are shared (0: none was
+# taken yet), and from the last one on how many blocks each worker has taken.
+_EPOCH, _NUM_SET, _NUM_PLACES, _NUM_TAKEN = range(4)
 
 
 class GuideGenStream(IterableDataset[Any]):
@@ -58,11 +60,8 @@ class GuideGenStream(IterableDataset[Any]):
         )
         self._item = item_maker(self._source.anatomy, label_map, ignore_label, report_tokens, tokenizer)
         self.labels = dict(self._item.projection.ids if self._item.projection else self._source.anatomy.ids)
-        # Shared with DataLoader workers, forked or spawned, because each epoch starts them from this object again.
-        self._num_taken = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()
-        # The epoch, how often one was set, and among how many places its blocks are shared (0: none was taken yet).
-        self._epoch = torch.zeros(3, dtype=torch.int64).share_memory_()
-        self._process: Process | None = None
+        # Shared with DataLoader workers, because each epoch starts them from this object again.
+        self._counters = Counters(_NUM_TAKEN + MAX_WORKERS)
         self._rest: deque[Case] = deque()
         self._rest_of: tuple[object, ...] = ()
 
@@ -74,10 +73,9 @@ class GuideGenStream(IterableDataset[Any]):
         """
         if epoch < 0:
             raise ShardError(f"expected an epoch of 0 or more, got {epoch}; count from 0.")
-        self._epoch[0] = epoch
-        self._epoch[1] += 1
-        self._epoch[2] = 0
-        self._num_taken.zero_()
+        self._counters[_EPOCH] = epoch
+        self._counters[_NUM_SET] += 1
+        self._counters[_NUM_PLACES:] = 0
 
     def __iter__(self) -> Iterator[Any]:
         for made in self.whole_cases():
@@ -85,7 +83,7 @@ class GuideGenStream(IterableDataset[Any]):
 
     def whole_cases(self) -> Iterator[Any]:
         """What the transform makes of each case: a list where it returns one."""
-        place = place_here(self._process)
+        place = self._counters.place
         while True:
             case, epoch = self._next_case(place)
             item = self._item(case, f"stream-{self._source.recipe_of(epoch).sha256[:16]}")
@@ -94,7 +92,7 @@ class GuideGenStream(IterableDataset[Any]):
     def _next_case(self, place: Place) -> tuple[Case, int]:
         """The next case of a place, with its epoch. Blocks are made whole; what is left of one belongs to the process
         that made it, until another epoch is set."""
-        epoch, num_set, _ = self._epoch.tolist()
+        epoch, num_set = self._counters[_EPOCH], self._counters[_NUM_SET]
         rest_of = (os.getpid(), num_set, place)
         if self._rest_of != rest_of:
             self._rest.clear()
@@ -104,16 +102,16 @@ class GuideGenStream(IterableDataset[Any]):
         return self._rest.popleft(), epoch
 
     def _take_block(self, place: Place) -> int:
-        if int(self._epoch[2]) not in (0, place.num_places):
+        if self._counters[_NUM_PLACES] not in (0, place.num_places):
             warnings.warn(
                 "the number of workers or processes changed, so that cases of this epoch may come again: call "
                 "set_epoch(epoch) with the next one.",
                 stacklevel=2,
             )
-        self._epoch[2] = place.num_places
-        block = int(self._num_taken[place.worker]) * place.num_places + place.number
-        self._num_taken[place.worker] += 1
+        self._counters[_NUM_PLACES] = place.num_places
+        block = self._counters[_NUM_TAKEN + place.worker] * place.num_places + place.number
+        self._counters[_NUM_TAKEN + place.worker] += 1
         return block
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_process": own_process() or self._process, "_rest": deque(), "_rest_of": ()}
+        return self.__dict__ | {"_rest": deque(), "_rest_of": ()}

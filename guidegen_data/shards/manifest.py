@@ -181,6 +181,15 @@ class ShardEntry:
     num_rejects: int
 
 
+@dataclass(frozen=True)
+class Index:
+    """index.json as it is read. Other writers may leave out the recipe ("") and the number of cases planned (0)."""
+
+    shards: tuple[ShardEntry, ...]
+    recipe_sha256: str = ""
+    num_planned: int = 0
+
+
 def meta_sha256(meta: Mapping[str, Any]) -> str:
     """Digest of a case's metadata, which holds it among the digests of its other members."""
     digests = {suffix: digest for suffix, digest in meta["sha256"].items() if suffix != META}
@@ -265,10 +274,16 @@ def read_table(folder: Folder) -> Anatomy | None:
 
 def read_index(folder: Folder) -> list[ShardEntry]:
     """The published shards by index.json; ShardError when it is missing, damaged or of another format."""
+    return list(read_whole_index(folder).shards)
+
+
+def read_whole_index(folder: Folder) -> Index:
+    """index.json with what it says of the whole folder; ShardError as `read_index` raises it."""
     record = read_json(folder, INDEX)
     try:
-        return [ShardEntry(**entry) for entry in record["shards"]]
-    except (KeyError, TypeError) as error:
+        shards = tuple(ShardEntry(**entry) for entry in record["shards"])
+        return Index(shards, str(record.get("recipe_sha256") or ""), int(record.get("num_planned") or 0))
+    except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{folder.url}/{INDEX} is not of shard format {FORMAT} ({error}).") from error
 
 
