@@ -43,12 +43,20 @@ def test_a_result_is_scored_again_without_the_specks(tmp_path) -> None:
     for arm, labels in (("real", cord()), ("guidegen-falling", specks)):
         written(work / "predictions" / f"{arm}-k5-seed0", "pt_1", labels)
     trainings = [{"arm": arm, "k": 5, "seed": 0} for arm in ("real", "guidegen-falling")]
-    figures = {"test_patients": ["pt_1"], "trainings": trainings, "setting": "donor"}
+    scores = {f"{arm}-k5-seed0": {"pt_1": "spinal cord 0.9 4.0"} for arm in ("real", "guidegen-falling")}
+    figures = {"test_patients": ["pt_1"], "trainings": trainings, "setting": "donor", "scores": scores}
     after = rescored(figures, work, test)
     for run in runs_of(after):
         assert run["cases"] == {"pt_1": {"spinal cord": {"dice": 1.0, "hd95_mm": 0.0}}}
     assert after["summary"]["k"]["5"]["guidegen-falling"]["against_real"]["dice"]["difference"] == 0
     assert after["setting"] == "donor"
+    # Of what was scored before, only a training whose predictions are others now is scored again.
+    for arm in ("real", "guidegen-falling"):
+        written(work / "predictions" / f"{arm}-k5-seed0", "pt_1", np.zeros_like(specks))
+    scores["real-k5-seed0"] = {"pt_1": "spinal cord 0.0 -"}
+    again = rescored(figures, work, test, after)
+    assert [run["cases"]["pt_1"]["spinal cord"]["dice"] for run in runs_of(again)] == [0.0, 1.0]
+    assert rescored(figures, work, test)["scores"]["guidegen-falling-k5-seed0"] == {"pt_1": "spinal cord 0.0 -"}
 
 
 @pytest.mark.parametrize(
@@ -57,5 +65,6 @@ def test_a_result_is_scored_again_without_the_specks(tmp_path) -> None:
 def test_another_work_folder_is_refused(tmp_path, patients, arm, told) -> None:
     written(tmp_path / "test", "pt_1_ct", np.zeros((4, 4, 4), np.int16))
     figures = {"test_patients": patients, "trainings": [{"arm": arm, "k": 5, "seed": 0}]}
+    figures["scores"] = {f"{arm}-k5-seed0": {}}
     with pytest.raises(SystemExit, match=told):
         rescored(figures, tmp_path, tmp_path / "test")
