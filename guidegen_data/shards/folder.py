@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
-from guidegen_data.anatomy import ANATOMIES, anatomy_named
+from guidegen_data.anatomy import anatomy_named
 from guidegen_data.anatomy_files import anatomy_text
 from guidegen_data.errors import GuideGenError, ShardError
 from guidegen_data.shards import manifest
@@ -17,6 +17,7 @@ from guidegen_data.shards.ledger import Ledger, lines_of, num_lines
 from guidegen_data.shards.manifest import LOCK, MANIFEST, META, REJECTS, RUN, WORK, RunConfig, key_of, shard_name
 from guidegen_data.shards.reader import TarCases, parse_meta
 from guidegen_data.shards.storage import TEMPORARY, Folder, folder_at, write_text
+from guidegen_data.shards.table import check_table
 from guidegen_data.shards.writer import EncodedCase, tar_chunks, tar_part
 
 
@@ -222,17 +223,6 @@ def check_folder(folder: Folder, config: RunConfig, overwrite: bool = False) -> 
         )
     if names and not overwrite:
         check_table(folder, config.recipe.anatomy)
-
-
-def check_table(folder: Folder, name: str) -> None:
-    """ShardError where the cases of a folder are of another table than the one of that name that is known, such as one
-    that was edited since: a model is known by its weights and settings alone."""
-    held, known = manifest.read_table(folder), ANATOMIES.get(name)
-    if None not in (held, known) and held != known:
-        raise ShardError(
-            f"{folder.url} holds cases of another {name} table than the model's: compare its {manifest.ANATOMY} with "
-            f"the model's, and put that back as it was, or give another folder."
-        )
 
 
 def salvage(

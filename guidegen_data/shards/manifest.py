@@ -10,9 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Any
 
-from guidegen_data.anatomy import Anatomy
-from guidegen_data.anatomy_files import register, unregistered_text
-from guidegen_data.errors import AnatomyError, ShardError
+from guidegen_data.errors import ShardError
 from guidegen_data.shards.storage import Folder
 
 FORMAT = 1
@@ -234,7 +232,7 @@ def read_json(folder: Folder, name: str) -> Any:
     except NotADirectoryError as error:
         raise ShardError(f"{folder.url} is a file; give the folder that holds it.") from error
     except (ValueError, OSError) as error:
-        raise _damaged(folder, name, error) from error
+        raise damaged(folder, name, error) from error
 
 
 def read_config(folder: Folder) -> RunConfig:
@@ -243,33 +241,6 @@ def read_config(folder: Folder) -> RunConfig:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ShardError(f"{folder.url}/{RUN} is not of shard format {FORMAT}; it belongs to something else.")
     return RunConfig.from_dict(record.get("config", {}))
-
-
-def know_anatomy(folder: Folder) -> None:
-    """Makes the label table of a shard folder known by its name; a folder without one has a table that comes with us.
-
-    ShardError when it is damaged, or another table of that name is known already.
-    """
-    if (table := read_table(folder)) is None:
-        return
-    try:
-        register(table, f"{folder.url}/{ANATOMY}")
-    except AnatomyError as error:
-        raise _damaged(folder, ANATOMY, error) from error
-
-
-def read_table(folder: Folder) -> Anatomy | None:
-    """The label table of a shard folder, not made known by its name; None for a folder that has none.
-
-    ShardError when it is damaged.
-    """
-    if folder.size(ANATOMY) is None:
-        return None
-    try:
-        with folder.open(ANATOMY) as file:
-            return unregistered_text(file.read().decode("utf-8"), f"{folder.url}/{ANATOMY}")
-    except (OSError, UnicodeDecodeError, AnatomyError) as error:
-        raise _damaged(folder, ANATOMY, error) from error
 
 
 def read_index(folder: Folder) -> list[ShardEntry]:
@@ -299,7 +270,7 @@ def read_lines(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
     except FileNotFoundError:
         return
     except ValueError as error:
-        raise _damaged(folder, name, error) from error
+        raise damaged(folder, name, error) from error
 
 
 def installed_version(name: str) -> str:
@@ -310,7 +281,8 @@ def installed_version(name: str) -> str:
         return "absent"
 
 
-def _damaged(folder: Folder, name: str, error: Exception) -> ShardError:
+def damaged(folder: Folder, name: str, error: Exception) -> ShardError:
+    """What to raise for a file of a shard folder that cannot be read."""
     remedy = _RUN_REMEDY if name == RUN else "run `guidegen verify --repair` on the folder"
     return ShardError(f"{folder.url}/{name} is damaged ({error}); {remedy}.")
 

@@ -28,12 +28,12 @@ from guidegen_data.shards.manifest import (
     META,
     REPORT,
     ShardEntry,
-    know_anatomy,
     meta_sha256,
     read_index,
     read_json,
 )
 from guidegen_data.shards.storage import Folder, folder_at
+from guidegen_data.shards.table import know_anatomy
 
 _BLOCK = 512
 _MEND = "copy it again, or have `guidegen verify DIR --repair` make it anew"

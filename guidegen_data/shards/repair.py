@@ -7,11 +7,12 @@ from contextlib import suppress
 
 from guidegen_data.errors import ShardError
 from guidegen_data.shards import manifest
-from guidegen_data.shards.folder import check_table, is_shard, salvage
+from guidegen_data.shards.folder import is_shard, salvage
 from guidegen_data.shards.generators import Load
 from guidegen_data.shards.manifest import LOCK, RunConfig, ShardEntry, key_of, shard_name
 from guidegen_data.shards.plan import ReportSource
 from guidegen_data.shards.storage import Folder
+from guidegen_data.shards.table import check_table
 from guidegen_data.shards.verify import Problem, shard_problems
 from guidegen_data.shards.workers import Finished, Progress, fill_folder
 from guidegen_data.shards.workers import compute_blocks as compute

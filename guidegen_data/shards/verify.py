@@ -23,6 +23,7 @@ from guidegen_data.shards.manifest import INDEX, MANIFEST, MEMBERS, REJECTS, Run
 from guidegen_data.shards.plan import findings_of_reports
 from guidegen_data.shards.reader import TABLES_KNOWN, TarCases
 from guidegen_data.shards.storage import Folder, file_sha256, folder_at
+from guidegen_data.shards.table import know_anatomy
 
 _AGAIN = "run the same guidegen-shard command again"
 
@@ -47,7 +48,7 @@ def problems(location: str | os.PathLike[str] | Folder) -> Iterator[Problem]:
     folder = folder_at(location)
     config = manifest.read_config(folder)
     try:
-        manifest.know_anatomy(folder)
+        know_anatomy(folder)
     except ShardError as error:
         yield Problem(manifest.ANATOMY, "", str(error))
         TABLES_KNOWN.add(folder.url)  # its cases are judged by the table of that name that is known
