@@ -145,9 +145,7 @@ def _digest(part: Any, update: Callable[[Any], None]) -> None:
 
 def _meta_tensor(array: np.ndarray, dtype: torch.dtype, affine: torch.Tensor, name: str) -> MetaTensor:
     tensor = _in_c_order(array).to(dtype).unsqueeze(0)
-    # In the types of MONAI's LoadImage, or a batch with a case that was loaded from a file could not be collated.
-    shape = np.asarray(array.shape, np.int16)
-    meta = {"filename_or_obj": name, "original_affine": affine.numpy().copy(), "space": "RAS", "spatial_shape": shape}
+    meta = {"filename_or_obj": name, "original_affine": affine.clone(), "space": "RAS", "spatial_shape": array.shape}
     return MetaTensor(tensor, affine=affine.clone(), meta=meta)
 
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 
 from guidegen_data.errors import ShardError
 
 _TRAINED_ON = ("image", "label")
+#: What both kinds say of a tensor beside it: arrays from MONAI's loader, others from us, which would not collate.
+_META_ARRAYS = {"original_affine": torch.float64, "spatial_shape": torch.int64}
 #: The keys of items, with the data type of what is a tensor.
 Keys = Mapping[str, torch.dtype | None]
 
@@ -60,7 +63,15 @@ def keep(item: Any, keys: Keys) -> Any:
 
 
 def _of_type(value: Any, dtype: torch.dtype | None) -> Any:
-    return value.to(dtype) if dtype and isinstance(value, torch.Tensor) else value
+    if dtype is None or not isinstance(value, torch.Tensor):
+        return value
+    if not isinstance(value, MetaTensor):
+        return value.to(dtype)
+    copied = value.to(dtype, copy=True)
+    of_both = {name: dtype for name, dtype in _META_ARRAYS.items() if name in value.meta}
+    arrays = {name: torch.as_tensor(value.meta[name], dtype=dtype) for name, dtype in of_both.items()}
+    copied.meta = {**value.meta, **arrays}
+    return copied
 
 
 def _listed(keys: Keys) -> str:
