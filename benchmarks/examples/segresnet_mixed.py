@@ -76,7 +76,7 @@ def preprocessing(options: Options) -> list[Any]:
         Spacingd(KEYS, (options.spacing_mm,) * 3, mode=("bilinear", "nearest")),
         ScaleIntensityRanged("image", -160, 240, 0, 1, clip=True),
         SpatialPadd(KEYS, (options.patch,) * 3),
-        # The rest (report, file names) would not collate between the two kinds.
+        # Nothing else is trained on, and what one kind lacks need not be read.
         SelectItemsd(KEYS),
     ]
 
