@@ -36,6 +36,11 @@ class Counters:
         place = self.place
         self._rows[place.rank % _MAX_RANKS if place.num_ranks > 1 else slice(None), columns] = value
 
+    def changed_places(self, column: int) -> bool:
+        """Notes in a column among how many places the work is shared; whether it was shared among others before."""
+        before, self[column] = self[column], self.place.num_places
+        return before not in (0, self[column])
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_process": own_process() or self._process}
 

@@ -140,13 +140,12 @@ class MixedStream(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         place = self._counters.place
-        if self._counters[_NUM_PLACES] not in (0, place.num_places):
+        if self._counters.changed_places(_NUM_PLACES):
             warnings.warn(
                 "the number of workers or processes changed, so that they draw from different epochs and some real "
                 "cases come twice, others not: call set_epoch(epoch) before the next pass.",
                 stacklevel=2,
             )
-        self._counters[_NUM_PLACES] = place.num_places
         epoch = self._counters[_EPOCH] + self._counters[_NUM_BEGUN + place.worker]
         self._counters[_NUM_BEGUN + place.worker] += 1
         fresh = self.synthetic.whole_cases() if isinstance(self.synthetic, GuideGenStream) else iter(self.synthetic)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from guidegen_data.anatomy import ANATOMIES, Anatomy
-from guidegen_data.anatomy_files import anatomy_text, register
+from guidegen_data.anatomy_files import register, table_digest
 from guidegen_data.case import Case
 from guidegen_data.errors import ShardError
 from guidegen_data.shards.blocks import generate_block
@@ -142,8 +141,8 @@ class GeneratedCases:
             raise ShardError(f"n must be 1 or more, got {n}.")
         self._source, self._n = source, n
         # The recipe knows a model by its weights and settings; its label table decides sizes and places of organs, too.
-        table = hashlib.sha256(anatomy_text(source.anatomy).encode()).hexdigest()
-        self._folder = (cache_dir or _default_cache()) / f"{source.recipe.sha256[:32]}-{table[:8]}"
+        name = f"{source.recipe.sha256[:32]}-{table_digest(source.anatomy)[:8]}"
+        self._folder = (cache_dir or _default_cache()) / name
         self._tars: dict[int, TarCases] = {}
 
     def __len__(self) -> int:

@@ -102,13 +102,12 @@ class GuideGenStream(IterableDataset[Any]):
         return self._rest.popleft(), epoch
 
     def _take_block(self, place: Place) -> int:
-        if self._counters[_NUM_PLACES] not in (0, place.num_places):
+        if self._counters.changed_places(_NUM_PLACES):
             warnings.warn(
                 "the number of workers or processes changed, so that cases of this epoch may come again: call "
                 "set_epoch(epoch) with the next one.",
                 stacklevel=2,
             )
-        self._counters[_NUM_PLACES] = place.num_places
         block = self._counters[_NUM_TAKEN + place.worker] * place.num_places + place.number
         self._counters[_NUM_TAKEN + place.worker] += 1
         return block

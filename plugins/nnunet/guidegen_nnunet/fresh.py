@@ -19,9 +19,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from guidegen_data import Anatomy, GuideGenStream
 from guidegen_data.anatomy import anatomy_named
-from guidegen_data.anatomy_files import FILE_NAME, read_anatomy
-from guidegen_data.pipeline import model_folder
-from guidegen_nnunet.folders import NnUNetError, read_json
+from guidegen_data.models.folder import anatomy_name_of, anatomy_of, model_folder
+from guidegen_nnunet.folders import NnUNetError
 from guidegen_nnunet.settings import Settings
 
 #: What a fresh case is called in a batch; which one it was stays open, as each is seen a few times and then gone.
@@ -122,9 +121,7 @@ def model_anatomy(model: str) -> Anatomy:
     ModelError when there is no such model, AnatomyError when its own table is damaged or its name is taken by another.
     """
     folder = model_folder(model)
-    if (folder / FILE_NAME).exists():
-        read_anatomy(folder / FILE_NAME)
-    return anatomy_named(read_json(folder / "model_index.json")["anatomy_name"])
+    return anatomy_of(folder) or anatomy_named(anatomy_name_of(folder))
 
 
 def commonest_codes(properties: list[dict[str, Any]]) -> tuple[str, str, str]:
