@@ -42,7 +42,7 @@ OF_CLEARED_SCANS = tuple(
 MOST_REAL = "real, largest k"
 #: Test patients whose contours do not lie on their organs: what is gained is told without them as well.
 DAMAGED = {
-    "pt_221": "contours beside their organs: 300 HU by median in the brainstem, air in the parotids",
+    "pt_221": "contours beside their organs: bone in the brainstem, air in the parotids",
     "pt_203": "cut away within slices as well: a brainstem and parotids without a head",
 }
 

@@ -173,6 +173,9 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "downstream_strict_2400_imaged": downstream_table.markdown,
         "downstream_found": part.found,
     },
+    "The same, with a generator whose stage 1 was tuned on cleared scans for 300 steps": {
+        "downstream_donor_2400_imaged_float32_tuned": downstream_table.markdown,
+    },
     "The same, cut scans as they are": {
         "downstream_donor_2400": downstream_table.markdown,
         "downstream_donor": downstream_table.markdown,
