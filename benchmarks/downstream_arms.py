@@ -4,8 +4,8 @@ Sources: `guidegen` (guidegen-shard with the model), `guidegen-fixed` (its first
 them that show every organ, as the k real cases do), `synthseg` (random texture on its
 label maps), `real-masks` (warped label maps of the k real cases through our image stage), `autoencoder` (the CTs of
 the k real cases through our autoencoder), `cut` (the k real cases, cut to the field of view of generated ones: what
-that alone gives), `donors` (real patients that the generator learned from, in place of its
-cases: what it could give at best).
+that alone gives), `guidegen-and-cut` (as many of the one as of the other), `donors` (real patients that the generator
+learned from, in place of its cases: what it could give at best).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from guidegen_data.reports.templates import load_templates
 from guidegen_data.sources.prepared import TrainingCase, case_paths, load_case
 
 #: Made of the k real cases of a run; the others of the generator alone, and shared by all runs of a donor setting.
-OF_REAL_CASES = {"real-masks", "autoencoder", "cut"}
+OF_REAL_CASES = {"real-masks", "autoencoder", "cut", "guidegen-and-cut"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ ARMS = {
     "autoencoder": Arm("autoencoder", 0.5),
     "cut": Arm("cut", 0.5),
     "cut-falling": Arm("cut", 0.5, falling=True),
+    "guidegen-and-cut-falling": Arm("guidegen-and-cut", 0.5, falling=True),
     "donors": Arm("donors", 0.5),
     "donors-falling": Arm("donors", 0.5, falling=True),
     "synthetic": Arm("guidegen", 1.0),
@@ -81,7 +82,8 @@ class Sizes:
 
     def of(self, source: str, k: int) -> int:
         """How many cases a source has."""
-        return {"guidegen-fixed": self.num_fixed, "autoencoder": k}.get(source, self.num_cases)
+        different = {"guidegen-fixed": self.num_fixed, "autoencoder": k, "guidegen-and-cut": 2 * self.num_cases}
+        return different.get(source, self.num_cases)
 
 
 class Sources:
@@ -138,6 +140,9 @@ class Sources:
         note.write_text(json.dumps(ours))
 
     def _maker(self, source: str) -> Callable[[int], Case]:
+        if source == "guidegen-and-cut":  # in turns, each of the other's field of view
+            ours, cut = (ShardReader(self.shards(kind)) for kind in ("guidegen", "cut"))
+            return lambda number: (ours if number % 2 == 0 else cut)[number // 2]
         if source in OF_REAL_CASES:
             prepared = self._prepared(source)
             if source == "cut":

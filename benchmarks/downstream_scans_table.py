@@ -22,6 +22,9 @@ _BESIDE = {
     "guidegen-falling over synthseg-falling": "GuideGen, falling, over SynthSeg's random texture on our label maps",
     "guidegen-falling over cut-falling": "GuideGen, falling, over the same patients in our cases' field of view",
     "guidegen-falling over donors-falling": "GuideGen, falling, over real patients of whom the generator learned",
+    "guidegen-and-cut-falling over cut-falling": "GuideGen and the same patients cut, over those without GuideGen",
+    "guidegen-and-cut-falling over guidegen-falling": "GuideGen and the same patients cut, over GuideGen without those",
+    "guidegen-and-cut-falling over real, largest k": "GuideGen and the same patients cut, over the largest k of real",
 }
 _CAPTION = (
     "Dice gained over real alone (95 %, of many seeds and patients); p (Holm) of all scans; gain / lose, HD95 gained "

@@ -10,6 +10,7 @@ from benchmarks.downstream_statistics import TWINS
 _BESIDE = {
     "against_synthseg": "SynthSeg's random texture on the same label maps",
     "against_cut": "the same real patients, cut to the field of view of our cases",
+    "against_guidegen": "our cases without the cut patients",
     "against_donors": "as many real patients of whom the generator learned",
 }
 #: Holm-adjusted p below which a gain is printed in bold, if its interval agrees.
@@ -28,6 +29,7 @@ ARM_NAMES = {
     "autoencoder": "+ the same CTs through our autoencoder",
     "cut": "+ the same patients, cut to the field of view of our cases",
     "cut-falling": "+ the same patients, cut to the field of view of our cases, all patches at first, none at last",
+    "guidegen-and-cut-falling": "+ GuideGen and the same patients cut, half each, all patches at first, none at last",
     "donors": "+ real patients of whom the generator learned",
     "donors-falling": "+ real patients of whom the generator learned, all patches at first, none at last",
     "synthetic": "GuideGen alone",
@@ -79,7 +81,7 @@ def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5") -> str:
     for k, arms in figures["summary"]["k"].items():
         if compared := arms.get(arm, {}).get("against_real"):
             levels = [f"{a['mean_dice']:.3f} / {a['mean_hd95_mm']:.0f} mm" for a in (arms["real"], arms[arm])]
-            texture = arms.get(TWINS[arm]["synthseg"], {}).get("against_real")
+            texture = arms.get(TWINS[arm].get("synthseg"), {}).get("against_real")
             seeds = "" if len(compared["seeds"]) > 1 else ", one seed"
             cells = [k, *levels, f"{_bold(compared)}{seeds}", f"{compared['p_holm']:.2g}", _counts(compared)]
             lines.append(f"| {' | '.join([*cells, _gained(texture) if texture else ''])} |")

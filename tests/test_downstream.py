@@ -240,7 +240,7 @@ def test_every_arm_trains_for_the_same_iterations_on_the_same_plans_with_its_own
     assert {fractions[a] for a in ("guidegen-0.5-fixed", "real-masks", "synthseg", "autoencoder")} == {0.5}
     trainers = dict(zip(ARMS, (job["trainer"] for job in jobs), strict=True))
     assert trainers.pop("real") == "nnUNetTrainer"
-    falling_trainers = {trainers.pop(f"{source}-falling") for source in ("guidegen", "synthseg", "cut", "donors")}
+    falling_trainers = {trainers.pop(arm) for arm in ARMS if arm.endswith("-falling")}
     assert falling_trainers == {"nnUNetTrainerGuideGenSchedule"}
     assert set(trainers.values()) == {"nnUNetTrainerGuideGen"}
     falling = jobs[list(ARMS).index("guidegen-falling")]["settings"]

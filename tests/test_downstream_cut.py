@@ -4,8 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.downstream_arms import Sizes, Sources
 from benchmarks.downstream_cut import cut_like
-from guidegen_data import HEAD_NECK, Case
+from benchmarks.nnunet_route import write_cases
+from guidegen_data import HEAD_NECK, Case, ShardReader
 from guidegen_data.reports.findings import Findings
 
 MANDIBLE = HEAD_NECK.ids["mandible"]
@@ -45,6 +47,23 @@ def test_a_real_case_that_shows_less_stays_as_it_is() -> None:
     cut = cut_like(real, neck(0, 40, (18, 22), texture=1))
     assert np.array_equal(cut.ct_hu, real.ct_hu)
     assert np.array_equal(cut.label_map, real.label_map)
+
+
+def test_ours_beside_cut_patients_are_every_case_of_both(tmp_path, monkeypatch) -> None:
+    for kind, texture in (("guidegen", 0), ("cut", 10)):
+        write_cases(lambda number, t=texture: neck(0, 40, (18, 22), t + number), 3, tmp_path / kind)
+    made = Sources.shards
+    monkeypatch.setattr(
+        Sources, "shards", lambda self, kind: made(self, kind) if "-and-" in kind else self.folder / kind
+    )
+    monkeypatch.setattr(Sources, "fingerprint", lambda self: "one")
+    sources = Sources(tmp_path, tmp_path / "real", [], tmp_path, Sizes(num_cases=3))
+    both = ShardReader(sources.shards("guidegen-and-cut"))
+    parts = [ShardReader(tmp_path / kind) for kind in ("guidegen", "cut")]
+    assert len(both) == 6
+    for number in range(6):
+        assert np.array_equal(both[number].ct_hu, parts[number % 2][number // 2].ct_hu)
+    assert (tmp_path / "real/guidegen-and-cut").is_dir()  # half of it is of one k and seed
 
 
 def test_a_case_without_organs_in_view_is_not_emptied() -> None:
