@@ -117,6 +117,31 @@ def test_an_exported_model_decodes_with_the_labels_and_its_card_tells_of_the_sta
     assert change[inside].mean() > 2 * change[outside].mean()
 
 
+def test_a_model_gets_another_decoder_and_keeps_all_else(runs, tmp_path, capsys) -> None:
+    model, run, out = tmp_path / "model", tmp_path / "run", tmp_path / "out"
+    assert main(["export", str(runs / "masks"), str(runs / "slices"), str(model)]) == 0
+    words = ["train", "decoder", str(runs / "prepared"), str(run), *SHORT, "--autoencoder", str(model)]
+    assert main(words) == 0
+    assert main(["export", str(model), str(model), str(out), "--decoder", str(run)]) == 0
+    files = [p.relative_to(model) for p in model.rglob("*") if p.is_file()]
+    changed = {str(f) for f in files if (model / f).read_bytes() != (out / f).read_bytes()}
+    assert "autoencoder/diffusion_pytorch_model.safetensors" in changed
+    assert changed <= {"README.md", "autoencoder/diffusion_pytorch_model.safetensors", "autoencoder/config.json"}
+    assert (out / "README.md").read_text().count("\n| decoder | tiny |") == 1
+    held = [load_part(CTAutoencoder, folder / "autoencoder") for folder in (model, out)]
+    ct_hu = torch.linspace(-1000, 1000, 32 * 32).reshape(1, 1, 32, 32)
+    assert torch.equal(*(part.encode(ct_hu) for part in held))
+    assert main(["export", "torso", "torso", str(tmp_path / "none"), "--decoder", str(run)]) == 1
+    assert "learned another label table than torso" in capsys.readouterr().err
+    with torch.no_grad():
+        (other := load_part(CTAutoencoder, run / "model")).latent_std.mul_(1.5)
+    other.save_pretrained(run / "model")
+    words = ["export", str(model), str(model), str(tmp_path / "none"), "--decoder", str(run), "--checkpoint", "last"]
+    assert main(words) == 1
+    assert "decodes other latents than those of" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_decoder_needs_the_slices_it_is_for(runs, tmp_path, capsys) -> None:
     words = ["train", "decoder", str(runs / "prepared"), str(tmp_path / "run"), *SHORT]
     assert main(words) == 1

@@ -243,7 +243,7 @@ def test_a_model_gets_detail_and_keeps_all_else(runs, tmp_path, capsys) -> None:
     assert (out / "README.md").read_text().count("\n| detail | tiny | 4 of 2 |") == 1
     assert str(tmp_path) not in (out / "detail_network" / "config.json").read_text()
     assert main(["export", str(plain), str(plain), str(tmp_path / "none")]) == 1
-    assert "exported with another --detail" in capsys.readouterr().err
+    assert "exported with another --decoder, --detail" in capsys.readouterr().err
     assert main(["export", "torso", "torso", str(tmp_path / "none"), "--detail", str(runs / "detail")]) == 1
     assert "learned another label table than torso" in capsys.readouterr().err
     words = ["export", str(plain), str(plain), str(tmp_path / "none"), "--detail", str(runs / "detail")]

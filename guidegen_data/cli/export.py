@@ -5,15 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from guidegen_data.cli.export_options import OF_RUNS, check_options, options_of_runs
+from guidegen_data.cli.export_parts import autoencoder_of, detail_of, weights_of
 from guidegen_data.cli.numbers import finite, not_negative, positive
-
-if TYPE_CHECKING:
-    from guidegen_data.anatomy import Anatomy
-    from guidegen_data.models.autoencoder import CTAutoencoder
-    from guidegen_data.models.detail import DetailNetwork
 
 HELP = "join three trained stages into one model folder"
 
@@ -23,15 +18,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Joins the runs of `guidegen train masks` and `guidegen train slices` into a model folder. With a model for "
         "the slices (RUN torso OUT) OUT is that model with this stage 1, with one model for both (torso torso OUT "
-        "--detail RUN) that model with this detail; all else of it is as it was. --second-reader adds a network that "
-        "looks at every CT which the model makes: cases in which it does not find the organs of the label map are "
-        "refused."
+        "--detail RUN, or --decoder RUN) that model with this detail or decoder; all else of it is as it was. "
+        "--second-reader adds a network that looks at every CT which the model makes: cases in which it does not find "
+        "the organs of the label map are refused."
     )
     parser.add_argument("masks", type=Path, help="run folder of stage 1, or a model")
     parser.add_argument(
         "slices", type=Path, help="run folder of stage 2 (holds its autoencoder and its tissues), or a model"
     )
-    parser.add_argument("--decoder", type=Path, help="run folder of a decoder trained for these slices")
+    parser.add_argument("--decoder", type=Path, help="run folder of a decoder trained for these slices or this model")
     parser.add_argument("--detail", type=Path, help="run folder of the detail to be drawn after stage 1")
     parser.add_argument(
         "--second-reader",
@@ -82,12 +77,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(**OF_RUNS)
 
 
-def _weights(run: Path, checkpoint: str) -> Path:
-    from guidegen_data.training.run_state import best_or_last
-
-    return best_or_last(run) if checkpoint == "best" else run / "model"
-
-
 def run(args: argparse.Namespace) -> int:
     """Writes the folder with its card (README.md) and prints its size."""
     import shutil
@@ -122,18 +111,18 @@ def run(args: argparse.Namespace) -> int:
     anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
     for run_of in (args.masks, args.slices) if args.anatomy else (args.slices,):
         check_table(run_of, anatomy)
-    masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
+    masks = load_part(MaskSampler, weights_of(args.masks, args.checkpoint))
     held = args.slices / Initial.TISSUE.value
     tissue = load_part(TissueNetwork, held) if held.is_dir() else None
-    slices = load_part(SliceGenerator, _weights(args.slices, args.checkpoint))
+    slices = load_part(SliceGenerator, weights_of(args.slices, args.checkpoint))
     if slices.config.num_classes != anatomy.num_classes + (0 if tissue is None else len(TISSUES)):
         raise ModelError(f"{args.slices} learned another label table than {anatomy.name}; give runs that agree.")
-    detail = _detail(args, anatomy) if args.detail else None
+    detail = detail_of(args, anatomy) if args.detail else None
     reader = reader_of(args.second_reader, anatomy, args.read_percentile) if args.second_reader else None
     pipe = GuideGenPipeline(
         masks,
         CategoricalScheduler(num_classes=masks.config.num_classes, last_timestep=args.last_timestep),
-        _autoencoder(args, anatomy),
+        autoencoder_of(args, args.slices, anatomy),
         slices,
         FlowMatchEulerDiscreteScheduler(),
         tissue_network=tissue,
@@ -163,48 +152,8 @@ def run(args: argparse.Namespace) -> int:
     return _told_size(args.out)
 
 
-def _autoencoder(args: argparse.Namespace, anatomy: Anatomy) -> CTAutoencoder:
-    """That of the slices, or the one of the --decoder run; ModelError where that decodes other latents than theirs."""
-    import torch
-
-    from guidegen_data.errors import ModelError
-    from guidegen_data.models.autoencoder import CTAutoencoder
-    from guidegen_data.training.beside import check_table
-    from guidegen_data.training.initial import Initial, trained_part
-    from guidegen_data.training.run_state import load_part
-
-    own = load_part(CTAutoencoder, args.slices / "autoencoder")
-    if not args.decoder:
-        return own
-    trained_part(args.decoder, Initial.AUTOENCODER)
-    check_table(args.decoder, anatomy)
-    decoder = load_part(CTAutoencoder, _weights(args.decoder, args.checkpoint))
-    # A decoder's are copies of those of the slices that it was trained for.
-    if not all(torch.equal(getattr(own, name), getattr(decoder, name)) for name in ("latent_mean", "latent_std")):
-        raise ModelError(
-            f"{args.decoder} decodes other latents than those of {args.slices}; give the decoder of a run of `guidegen "
-            f"train decoder ... --autoencoder {args.slices}`."
-        )
-    return decoder
-
-
-def _detail(args: argparse.Namespace, anatomy: Anatomy) -> DetailNetwork:
-    """The network of the --detail run; ModelError for a run of another stage, label table or spacing."""
-    from guidegen_data.models.detail import DetailNetwork
-    from guidegen_data.models.folded_unet import check_sides
-    from guidegen_data.training.beside import check_table
-    from guidegen_data.training.initial import Initial, trained_part
-    from guidegen_data.training.run_state import load_part
-
-    trained_part(args.detail, Initial.DETAIL)
-    check_table(args.detail, anatomy)
-    detail = load_part(DetailNetwork, _weights(args.detail, args.checkpoint))
-    check_sides(anatomy.shape, detail.multiple)
-    return detail
-
-
 def _into_model(args: argparse.Namespace) -> int:
-    """Writes the model named for the slices with the stage 1, the detail or the second reader of a run."""
+    """Writes the model named for the slices with the stage 1, decoder, detail or second reader of a run."""
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from
     from guidegen_data.errors import ModelError
     from guidegen_data.models.folder import anatomy_name_of, model_folder
@@ -216,9 +165,11 @@ def _into_model(args: argparse.Namespace) -> int:
     from guidegen_data.training.run_state import load_part
     from guidegen_data.training.second_reader import reader_of
 
-    folder, masks, detail = model_folder(str(args.slices)), None, None
-    if args.masks == args.slices and not (args.detail or args.second_reader):
-        raise ModelError("one model for both stages is exported with another --detail or --second-reader; give one.")
+    folder, masks, decoder, detail = model_folder(str(args.slices)), None, None, None
+    if args.masks == args.slices and not (args.decoder or args.detail or args.second_reader):
+        raise ModelError(
+            "one model for both stages is exported with another --decoder, --detail or --second-reader; give one."
+        )
     if changed := options_of_runs(args):
         raise ModelError(f"{folder.name} is kept as it is but for its new parts; leave {', '.join(changed)}.")
     held = folder / FILE_NAME
@@ -226,14 +177,18 @@ def _into_model(args: argparse.Namespace) -> int:
     if args.masks != args.slices:
         trained_part(args.masks, Initial.MASKS)
         check_table(args.masks, anatomy)
-        masks = load_part(MaskSampler, _weights(args.masks, args.checkpoint))
+        masks = load_part(MaskSampler, weights_of(args.masks, args.checkpoint))
+    if args.decoder:
+        decoder = autoencoder_of(args, folder, anatomy)
     if args.detail:
-        detail = _detail(args, anatomy)
+        detail = detail_of(args, anatomy)
     reader = reader_of(args.second_reader, anatomy, args.read_percentile) if args.second_reader else None
     copy_model(folder, args.out)
     if masks is not None:
         ratio = read_volume_ratio(args.masks)
         put_part(args.out, Initial.MASKS.value, masks, "masks", args.masks, args.checkpoint, volume_ratio=ratio)
+    if decoder is not None:
+        put_part(args.out, Initial.AUTOENCODER.value, decoder, "decoder", args.decoder, args.checkpoint)
     if detail is not None:
         facts = {"num_steps_detail": args.steps_detail}
         put_part(args.out, Initial.DETAIL.value, detail, "detail", args.detail, args.checkpoint, **facts)

@@ -6,7 +6,6 @@ import argparse
 
 #: Options that say something of runs, and what they are when they are not given.
 OF_RUNS = {
-    "decoder": None,
     "anatomy": None,
     "licence": "",
     "steps_mask": 16,

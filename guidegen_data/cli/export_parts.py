@@ -1,0 +1,60 @@
+"""Parts of a model that `guidegen export` reads out of runs, each checked to belong to the others."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from guidegen_data.anatomy import Anatomy
+    from guidegen_data.models.autoencoder import CTAutoencoder
+    from guidegen_data.models.detail import DetailNetwork
+
+
+def weights_of(run: Path, checkpoint: str) -> Path:
+    """Where a run keeps its best weights, or its last ones."""
+    from guidegen_data.training.run_state import best_or_last
+
+    return best_or_last(run) if checkpoint == "best" else run / "model"
+
+
+def autoencoder_of(args: argparse.Namespace, slices: Path, anatomy: Anatomy) -> CTAutoencoder:
+    """That of the slices, a run's or a model's folder, or the one of the --decoder run; ModelError where that decodes
+    other latents than theirs."""
+    import torch
+
+    from guidegen_data.errors import ModelError
+    from guidegen_data.models.autoencoder import CTAutoencoder
+    from guidegen_data.training.beside import check_table
+    from guidegen_data.training.initial import Initial, trained_part
+    from guidegen_data.training.run_state import load_part
+
+    own = load_part(CTAutoencoder, slices / "autoencoder")
+    if not args.decoder:
+        return own
+    trained_part(args.decoder, Initial.AUTOENCODER)
+    check_table(args.decoder, anatomy)
+    decoder = load_part(CTAutoencoder, weights_of(args.decoder, args.checkpoint))
+    # A decoder's are copies of those of the slices that it was trained for.
+    if not all(torch.equal(getattr(own, name), getattr(decoder, name)) for name in ("latent_mean", "latent_std")):
+        raise ModelError(
+            f"{args.decoder} decodes other latents than those of {slices}; give the decoder of a run of `guidegen "
+            f"train decoder ... --autoencoder {slices}`."
+        )
+    return decoder
+
+
+def detail_of(args: argparse.Namespace, anatomy: Anatomy) -> DetailNetwork:
+    """The network of the --detail run; ModelError for a run of another stage, label table or spacing."""
+    from guidegen_data.models.detail import DetailNetwork
+    from guidegen_data.models.folded_unet import check_sides
+    from guidegen_data.training.beside import check_table
+    from guidegen_data.training.initial import Initial, trained_part
+    from guidegen_data.training.run_state import load_part
+
+    trained_part(args.detail, Initial.DETAIL)
+    check_table(args.detail, anatomy)
+    detail = load_part(DetailNetwork, weights_of(args.detail, args.checkpoint))
+    check_sides(anatomy.shape, detail.multiple)
+    return detail
