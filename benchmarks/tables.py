@@ -228,6 +228,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
     },
     "The head-neck model beside patients it never saw": {
         "evaluation_head_neck": of.evaluation,
+        "evaluation_head_neck_before_decoder": of.evaluation,
         "evaluation_head_neck_cut_scans": of.evaluation,
         "evaluation_head_neck_scans_as_they_are": of.evaluation,
         "detail_head_neck": part.detail,
