@@ -17,6 +17,7 @@ from guidegen_data.errors import ModelError
 from guidegen_data.grounding import LesionPlacer, expected_volumes_ml, forbidden_classes
 from guidegen_data.lesion_contrast import hold_lesion_hu
 from guidegen_data.models.anchors import Placement
+from guidegen_data.models.contrast import far_from_soft_tissue, hold_contrast
 from guidegen_data.models.hu_prior import phase_row
 from guidegen_data.models.inhomogeneity import hold_organ_hu
 from guidegen_data.models.mask_sampler import MaskCondition
@@ -30,6 +31,7 @@ from guidegen_data.organ_sizes import size_bounds, size_lean
 from guidegen_data.reports.fields import field_values
 from guidegen_data.reports.findings import Findings
 from guidegen_data.reports.shortening import unsized
+from guidegen_data.tissue_rule import tissue_ids
 
 #: Sets the random numbers of layouts apart from those of the label maps with the same seed.
 _LAYOUTS = 0x1A70
@@ -168,8 +170,9 @@ class StageSampling:
 
         Each gets the noise of its style, and the HU of its organs as in `organ_hu` (B, K); both are drawn from its
         generator where none are given, the HU for a phase that is not told. With `hold_hu` in its configuration a model
-        that is told HU also gives every organ exactly these, and takes away what makes it less even than organs are in
-        the phase that its `findings` tell (any, without them); lesions have the attenuation told there (see
+        that is told HU also gives every organ exactly these, bones and lungs by their contrast to soft tissue, and
+        takes away what makes it less even than organs are in the phase that its `findings` tell (any, without them);
+        lesions have the attenuation told there (see
         `lesion_contrast`).
         """
         styles = self.styles(generators) if styles is None else styles
@@ -197,10 +200,19 @@ class StageSampling:
             usual = [self.slice_generator.hu_prior.usual_inhomogeneity(phase_row(p)) for p in phases]
             each = zip(cts, label_maps, organ_hu, usual, strict=True)  # tissues, last of the HU, are held to nothing
             cts = torch.stack([hold_organ_hu(*case, spacing, hu_range) for case in each])
+            far = [self._of_far_tissues(*hu) for hu in zip(organ_hu, usual, strict=True)]
+            cts = torch.stack([hold_contrast(*case, hu_range) for case in zip(cts, label_maps, far, strict=True)])
         if findings is not None and self.config.hold_hu:
             cts = torch.stack([self._lesions_held(*c) for c in zip(cts, label_maps, findings, generators, strict=True)])
         noisy = [with_noise(c, spacing, s, g, hu_range) for c, s, g in zip(cts, styles, generators, strict=True)]
         return torch.stack(noisy)
+
+    def _of_far_tissues(self, organ_hu: Tensor, usual: Tensor) -> Tensor:
+        """The HU (K,) of bones and lungs, which are of several tissues; NaN for all else, and for what is cut by HU."""
+        prior = self.slice_generator.hu_prior
+        held = far_from_soft_tissue(prior.mean[-1].float()) & (prior.known > 0) & usual[:, 0].to(prior.known).isinf()
+        held[tissue_ids(self.anatomy)] = False
+        return torch.where(held.to(organ_hu.device), organ_hu, torch.nan)
 
     def _lesions_held(self, ct: Tensor, labels: Tensor, findings: Findings, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))

@@ -116,7 +116,7 @@ class _Organ:
         self.box, self.mask, self.core = box, mask, _core(mask)
         self.has_core = not torch.equal(self.core, mask)
         self._widths = [_LOCAL_MM / s for s in spacing_mm]
-        self._weight = _blurred(self.core.float(), self._widths).clamp(min=1e-3)
+        self._weight = blurred(self.core.float(), self._widths).clamp(min=1e-3)
         self._core_in_slice = self.core.sum(dim=(0, 1)).float()
 
     @classmethod
@@ -141,7 +141,7 @@ class _Organ:
 
     def slow(self, hu: Tensor) -> tuple[Tensor, float]:
         """The core's local mean less its median, over the box, and its standard deviation in the core."""
-        mean = _blurred(self._bounded_difference(hu), self._widths) / self._weight
+        mean = blurred(self._bounded_difference(hu), self._widths) / self._weight
         return mean, float(mean[self.core].cpu().double().std())
 
     def along(self, hu: Tensor) -> tuple[Tensor, float]:
@@ -149,8 +149,8 @@ class _Organ:
         standard deviation over the core. Neighbouring slices are taken together; beyond the core it is as at its end.
         """
         width, held = [self._widths[2]], self._core_in_slice.nonzero().flatten()
-        total = _blurred(self._bounded_difference(hu).sum(dim=(0, 1)), width)
-        mean = total / _blurred(self._core_in_slice, width).clamp(min=1e-3)
+        total = blurred(self._bounded_difference(hu).sum(dim=(0, 1)), width)
+        mean = total / blurred(self._core_in_slice, width).clamp(min=1e-3)
         share = self._core_in_slice / self._core_in_slice.sum()
         mean = mean - (mean * share).sum()
         at = torch.arange(len(mean), device=mean.device).clamp(held[0], held[-1])
@@ -164,7 +164,7 @@ class _Organ:
 
     def correction(self, hu: Tensor, asked: float, even: float, along: float) -> Tensor:
         """What is to be added over the box; it fades over the organ's border."""
-        inside = _blurred(self.mask.float(), [_FEATHER_VOXELS] * 3)
+        inside = blurred(self.mask.float(), [_FEATHER_VOXELS] * 3)
         moved = torch.zeros_like(hu)
         for _ in range(_PASSES):
             mean, std = self.slow(hu + moved)
@@ -194,7 +194,7 @@ def _core(mask: Tensor) -> Tensor:
     return core if int(core.sum()) >= max(_LEAST_VOXELS, _THIN * int(mask.sum())) else mask
 
 
-def _blurred(volume: Tensor, widths: Sequence[float]) -> Tensor:
+def blurred(volume: Tensor, widths: Sequence[float]) -> Tensor:
     """A volume after a Gaussian of these standard deviations in voxels, one an axis, zero beyond its edges."""
     for width in widths:  # the axis that comes first moves to the end: once round
         at = torch.arange(len(volume), device=volume.device, dtype=torch.float32)
