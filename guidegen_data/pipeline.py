@@ -73,6 +73,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         delay_ct: int | None = None,
         noise_hu: Sequence[float] = (3.0, 12.0),
         hold_hu: bool = True,
+        hold_contrast: bool = False,
         noise_correlation: float = 0.0,
         least_read_dice: Mapping[str, float] | None = None,
     ) -> None:
@@ -103,6 +104,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
             delay_ct=delay_ct,
             noise_hu=tuple(noise_hu),
             hold_hu=hold_hu,
+            hold_contrast=hold_contrast,
             noise_correlation=noise_correlation,
             least_read_dice=least_read_dice,
         )

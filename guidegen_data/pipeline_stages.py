@@ -170,9 +170,9 @@ class StageSampling:
 
         Each gets the noise of its style, and the HU of its organs as in `organ_hu` (B, K); both are drawn from its
         generator where none are given, the HU for a phase that is not told. With `hold_hu` in its configuration a model
-        that is told HU also gives every organ exactly these, bones and lungs by their contrast to soft tissue, and
-        takes away what makes it less even than organs are in the phase that its `findings` tell (any, without them);
-        lesions have the attenuation told there (see
+        that is told HU also gives every organ exactly these, and takes away what makes it less even than organs are in
+        the phase that its `findings` tell (any, without them); with `hold_contrast` bones and lungs get theirs too, by
+        their contrast to soft tissue. Lesions have the attenuation told there (see
         `lesion_contrast`).
         """
         styles = self.styles(generators) if styles is None else styles
@@ -200,8 +200,9 @@ class StageSampling:
             usual = [self.slice_generator.hu_prior.usual_inhomogeneity(phase_row(p)) for p in phases]
             each = zip(cts, label_maps, organ_hu, usual, strict=True)  # tissues, last of the HU, are held to nothing
             cts = torch.stack([hold_organ_hu(*case, spacing, hu_range) for case in each])
-            far = [self._of_far_tissues(*hu) for hu in zip(organ_hu, usual, strict=True)]
-            cts = torch.stack([hold_contrast(*case, hu_range) for case in zip(cts, label_maps, far, strict=True)])
+            if self.config.hold_contrast:
+                far = [self._of_far_tissues(*hu) for hu in zip(organ_hu, usual, strict=True)]
+                cts = torch.stack([hold_contrast(*case, hu_range) for case in zip(cts, label_maps, far, strict=True)])
         if findings is not None and self.config.hold_hu:
             cts = torch.stack([self._lesions_held(*c) for c in zip(cts, label_maps, findings, generators, strict=True)])
         noisy = [with_noise(c, spacing, s, g, hu_range) for c, s, g in zip(cts, styles, generators, strict=True)]

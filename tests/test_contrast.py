@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guidegen_data import TORSO
+from guidegen_data.cli.export_parts import of_many_patients
 from guidegen_data.models.contrast import far_from_soft_tissue, hold_contrast
 from guidegen_data.pipeline import GuideGenPipeline
 
@@ -98,3 +99,14 @@ def test_far_from_soft_tissue_are_bones_and_lungs() -> None:
     prior = necks.slice_generator.hu_prior
     held = necks._of_far_tissues(torch.zeros(11), prior.usual_inhomogeneity(-1)).isfinite()
     assert {c.name for c in necks.anatomy.classes if held[c.id]} == {"mandible"}  # bone is cut out by HU
+
+
+def test_a_prior_of_few_patients_is_not_held_to(tmp_path) -> None:
+    (tmp_path / "about.json").write_text('{"patients": {"train": 19, "validation": 30}}')
+    assert not of_many_patients(tmp_path)
+    (tmp_path / "about.json").write_text('{"patients": {"train": 20}}')
+    assert of_many_patients(tmp_path)
+    (tmp_path / "about.json").unlink()  # a run of before notes were taken
+    assert not of_many_patients(tmp_path)
+    held = {n: GuideGenPipeline.from_pretrained(n, device="cpu").config.hold_contrast for n in ("torso", "head-neck")}
+    assert held == {"torso": False, "head-neck": True}

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 
+from guidegen_data import pipeline_stages
 from guidegen_data.anatomy import PHASES, TORSO
 from guidegen_data.errors import ModelError
 from guidegen_data.models.hu_prior import HUPrior, hu_planes, median_hu
@@ -153,6 +154,28 @@ def test_organs_have_the_hu_that_they_were_told_unless_the_model_is_not_held_to_
     drawn = case(pipe, organ_hu={"liver": 100})
     pipe.register_to_config(hold_hu=True)
     assert abs(np.median(drawn.ct_hu) - 100) > 20
+
+
+def test_classes_of_several_tissues_are_held_by_their_contrast_where_a_model_says_so(pipe, monkeypatch) -> None:
+    given = []
+
+    def seen(ct, labels, hu, hu_range):
+        given.append({n for n, k in (("liver", LIVER), ("aorta", AORTA)) if hu[k].isfinite()})
+        return ct + 7
+
+    monkeypatch.setattr(pipeline_stages, "hold_contrast", seen)
+    monkeypatch.setattr(pipeline_stages, "with_noise", lambda ct, *_: ct)
+    before = case(pipe)
+    pipe.register_to_config(hold_contrast=True)
+    moved = case(pipe)
+    uneven = pipe.slice_generator.hu_prior.inhomogeneity
+    kept = uneven.clone()
+    uneven[:, AORTA] = torch.inf  # as if it were of several tissues
+    case(pipe)
+    uneven.copy_(kept)
+    pipe.register_to_config(hold_contrast=False)
+    assert given == [set(), {"aorta"}]
+    assert np.array_equal(moved.ct_hu, before.ct_hu + 7)
 
 
 def test_how_uneven_a_class_is_comes_from_the_training_cases_and_is_without_bounds_where_none_shows_it() -> None:

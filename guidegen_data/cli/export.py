@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from guidegen_data.cli.export_options import OF_RUNS, check_options, options_of_runs
-from guidegen_data.cli.export_parts import autoencoder_of, detail_of, weights_of
+from guidegen_data.cli.export_parts import autoencoder_of, detail_of, of_many_patients, weights_of
 from guidegen_data.cli.numbers import finite, not_negative, positive
 
 HELP = "join three trained stages into one model folder"
@@ -135,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
         noise_correlation=args.noise_correlation,
         guidance=args.guidance,
         size_strength=args.size_strength,
+        hold_contrast=of_many_patients(args.slices),
         volume_ratio=read_volume_ratio(args.masks),
     )
     for part in filter(None, (pipe.mask_sampler, pipe.autoencoder, pipe.slice_generator, tissue, detail)):

@@ -12,6 +12,18 @@ if TYPE_CHECKING:
     from guidegen_data.models.detail import DetailNetwork
 
 
+#: Patients from whom a Gaussian of their HU says what bone and lung have. Of fewer it lies between those that there
+#: are, while slices that know each of them by their shape draw what theirs had.
+_MANY_PATIENTS = 20
+
+
+def of_many_patients(slices: Path) -> bool:
+    """Whether a run of slices learned from so many patients that bones and lungs are to have the HU that it draws."""
+    from guidegen_data.training.provenance import run_facts
+
+    return run_facts(slices).get("patients", {}).get("train", 0) >= _MANY_PATIENTS
+
+
 def weights_of(run: Path, checkpoint: str) -> Path:
     """Where a run keeps its best weights, or its last ones."""
     from guidegen_data.training.run_state import best_or_last
