@@ -37,7 +37,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         axis.set_xlim(-0.5, len(table) - 0.5)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     num_cases = figures["summary"]["num_cases"]
     setting = f"{figures['setting']} setting, {figures['num_iterations']:,} iterations"
     figure.suptitle(f"OpenKBP, seven organs, {num_cases} test patients, {setting}")

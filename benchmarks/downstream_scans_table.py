@@ -130,15 +130,15 @@ def _name(arm: str) -> str:
 
 def draw(figures: dict[str, Any], path: Path) -> None:
     """A PNG with a row for trainings on cleared scans and one for those on cut scans as they are, and a panel for whole
-    scans and one for cut ones: what each arm gains over real alone, with intervals."""
+    scans and one for cut ones: what each arm gains over real alone, with intervals, hollow where there is one seed."""
     from matplotlib.figure import Figure
 
     results = [r for r in (_CLEARED, _MAIN) if r in figures["results"]]
     num_cut = len(figures["cut_test_patients"])
     counts = {"whole": figures["patients"]["test"]["num"] - num_cut, "cut": num_cut}
-    figure = Figure(figsize=(12, 1 + 4.5 * len(results)), layout="constrained")
-    for panels, result in zip(figure.subplots(len(results), 2, sharey="row", squeeze=False), results, strict=True):
-        table = figures["results"][result]
+    figure = Figure(figsize=(12, 1 + 5 * len(results)), layout="constrained")
+    for row, result in zip(figure.subfigures(len(results), 1, squeeze=False)[:, 0], results, strict=True):
+        panels, table = row.subplots(1, 2, sharey=True), figures["results"][result]
         arms = [arm for arm in ARM_NAMES if arm != "real" and any(arm in rows for rows in table.values())]
         for axis, (group, count) in zip(panels, counts.items(), strict=True):
             for number, arm in enumerate(arms):
@@ -149,7 +149,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
             axis.grid(alpha=0.3)
             axis.set_title(f"{_title(result)}:\n{count} test patients {_SHOWN[group]}", fontsize=10)
         panels[0].set_ylabel("Dice gained over real alone, 95 % interval")
-        panels[0].legend(fontsize=7)
+        row.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=2)
         for axis in panels:
             axis.set_xlabel("real training patients k")
     figure.savefig(path, dpi=110)
@@ -160,6 +160,8 @@ def _curve(axis: Any, table: dict[str, Any], arm: str, group: str, aside: float,
     held = [(tick, rows[arm][group]) for tick, rows in enumerate(table.values()) if arm in rows]
     gains = [row["difference"] for _, row in held]
     reach = [[abs(row["interval_95"][side] - row["difference"]) for _, row in held] for side in (0, 1)]
-    axis.errorbar(
-        [tick + aside for tick, _ in held], gains, reach, fmt="o-", color=colour, capsize=3, label=ARM_NAMES[arm]
-    )
+    places = [tick + aside for tick, _ in held]
+    axis.errorbar(places, gains, reach, fmt="o-", color=colour, capsize=3, label=ARM_NAMES[arm])
+    for place, gain, (_, row) in zip(places, gains, held, strict=True):
+        if len(row["by_seed"]) == 1:
+            axis.plot(place, gain, "o", color=colour, markerfacecolor="white", zorder=3)
