@@ -269,7 +269,7 @@ def draw_curves(folder: Path = RESULTS) -> list[Path]:
         figures, picture = json.loads(path.read_text())["figures"], path.with_suffix(".png")
         if path.stem == "downstream_scans":
             downstream_scans_table.draw(figures, picture)
-        elif path.stem.startswith("downstream_"):
+        elif path.stem.startswith("downstream_") and "summary" in figures:
             downstream_curve.draw(figures, picture)
         elif path.stem.endswith("_training"):
             training_curves.draw(figures, picture)

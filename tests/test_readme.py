@@ -31,7 +31,7 @@ def test_the_readme_holds_one_test_command_and_one_that_generates() -> None:
 
 
 def test_curves_are_drawn_from_the_committed_results_alone(tmp_path) -> None:
-    for name in ("downstream_donor_2400", "downstream_scans", "head_neck_training", "posterior"):
+    for name in ("downstream_donor_2400", "downstream_found", "downstream_scans", "head_neck_training", "posterior"):
         shutil.copy(RESULTS / f"{name}.json", tmp_path)
     drawn = draw_curves(tmp_path)
     curves = ("downstream_donor_2400", "downstream_scans", "head_neck_training")
