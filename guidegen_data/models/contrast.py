@@ -12,15 +12,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from guidegen_data.models.inhomogeneity import blurred
+from guidegen_data.models.inhomogeneity import LEAST_VOXELS, around, feathered
 
 #: HU of soft tissue, which keeps its own, and how far the usual median of a class must lie from it.
 _SOFT_HU, _FAR_HU = 40.0, 150.0
 #: Slopes up to which a class is stretched: what is hardly drawn is not to be made of noise.
 _MOST_STRETCHED = 2.0
-#: Width of the border over which it fades, as in `models.inhomogeneity`; a median moves less than asked for by that.
-_FEATHER_VOXELS, _PASSES = 0.4, 2
-_LEAST_VOXELS, _ROOM = 50, 2
+#: Passes: a median moves less than asked for, since the border fades. Voxels around a class that its border reaches.
+_PASSES, _ROOM = 2, 2
 
 
 def far_from_soft_tissue(usual_hu: Tensor) -> Tensor:
@@ -36,9 +35,9 @@ def hold_contrast(ct_hu: Tensor, label_map: Tensor, class_hu: Tensor, hu_range: 
     held = ct_hu.float()
     for k, asked in enumerate(class_hu.tolist()):
         mask = label_map == k
-        if asked == asked and int(mask.sum()) >= _LEAST_VOXELS:
-            box = _box(mask)
-            inside, drawn = blurred(mask[box].float(), [_FEATHER_VOXELS] * 3), held[box][mask[box]].median()
+        if asked == asked and int(mask.sum()) >= LEAST_VOXELS:
+            box = around(mask, [_ROOM] * 3)
+            inside, drawn = feathered(mask[box]), held[box][mask[box]].median()
             goal = _bounded(asked - _SOFT_HU, float(drawn) - _SOFT_HU)
             for _ in range(_PASSES if goal else 0):
                 hu = held[box]
@@ -62,11 +61,3 @@ def _stretched(hu: Tensor, drawn: float, goal: float, hu_range: tuple[int, int])
     away = side * (hu - _SOFT_HU)
     beyond = goal + (away - own) * (end - goal) / max(end - own, 1.0)
     return _SOFT_HU + side * torch.where(away <= 0, away, torch.where(away <= own, away * goal / own, beyond))
-
-
-def _box(mask: Tensor) -> tuple[slice, slice, slice]:
-    sides = []
-    for axis in range(3):
-        held = mask.amax(dim=[a for a in range(3) if a != axis]).nonzero().flatten().tolist()
-        sides.append(slice(max(0, held[0] - _ROOM), held[-1] + _ROOM + 1))
-    return sides[0], sides[1], sides[2]

@@ -24,7 +24,8 @@ from torch import Tensor
 _LOCAL_MM, _FEATHER_VOXELS = 4.0, 0.4
 #: Kernels reach so many standard deviations.
 _REACH = 3.0
-_LEAST_VOXELS = 50
+#: An organ of fewer voxels is left as it is drawn.
+LEAST_VOXELS = 50
 #: An organ whose voxels are fewer than this share inside its border has no core of its own.
 _THIN = 0.2
 #: Voxels beyond so many robust standard deviations (of at least so many HU) of an organ's median are of other tissue:
@@ -116,21 +117,15 @@ class _Organ:
         self.box, self.mask, self.core = box, mask, _core(mask)
         self.has_core = not torch.equal(self.core, mask)
         self._widths = [_LOCAL_MM / s for s in spacing_mm]
-        self._weight = blurred(self.core.float(), self._widths).clamp(min=1e-3)
+        self._weight = _blurred(self.core.float(), self._widths).clamp(min=1e-3)
         self._core_in_slice = self.core.sum(dim=(0, 1)).float()
 
     @classmethod
     def of(cls, mask: Tensor, spacing_mm: Sequence[float]) -> _Organ | None:
         """None for fewer than 50 voxels."""
-        if int(mask.sum()) < _LEAST_VOXELS:
+        if int(mask.sum()) < LEAST_VOXELS:
             return None
-        box = []
-        for axis, spacing in enumerate(spacing_mm):
-            others = [a for a in range(3) if a != axis]
-            held = mask.amax(dim=others).nonzero().flatten().tolist()
-            room = round(_REACH * _LOCAL_MM / spacing)
-            box.append(slice(max(0, held[0] - room), held[-1] + room + 1))
-        inside = (box[0], box[1], box[2])
+        inside = around(mask, [round(_REACH * _LOCAL_MM / spacing) for spacing in spacing_mm])
         return cls(inside, mask[inside], spacing_mm)
 
     def level(self, hu: Tensor) -> tuple[float, float]:
@@ -141,7 +136,7 @@ class _Organ:
 
     def slow(self, hu: Tensor) -> tuple[Tensor, float]:
         """The core's local mean less its median, over the box, and its standard deviation in the core."""
-        mean = blurred(self._bounded_difference(hu), self._widths) / self._weight
+        mean = _blurred(self._bounded_difference(hu), self._widths) / self._weight
         return mean, float(mean[self.core].cpu().double().std())
 
     def along(self, hu: Tensor) -> tuple[Tensor, float]:
@@ -149,8 +144,8 @@ class _Organ:
         standard deviation over the core. Neighbouring slices are taken together; beyond the core it is as at its end.
         """
         width, held = [self._widths[2]], self._core_in_slice.nonzero().flatten()
-        total = blurred(self._bounded_difference(hu).sum(dim=(0, 1)), width)
-        mean = total / blurred(self._core_in_slice, width).clamp(min=1e-3)
+        total = _blurred(self._bounded_difference(hu).sum(dim=(0, 1)), width)
+        mean = total / _blurred(self._core_in_slice, width).clamp(min=1e-3)
         share = self._core_in_slice / self._core_in_slice.sum()
         mean = mean - (mean * share).sum()
         at = torch.arange(len(mean), device=mean.device).clamp(held[0], held[-1])
@@ -164,7 +159,7 @@ class _Organ:
 
     def correction(self, hu: Tensor, asked: float, even: float, along: float) -> Tensor:
         """What is to be added over the box; it fades over the organ's border."""
-        inside = blurred(self.mask.float(), [_FEATHER_VOXELS] * 3)
+        inside = feathered(self.mask)
         moved = torch.zeros_like(hu)
         for _ in range(_PASSES):
             mean, std = self.slow(hu + moved)
@@ -191,10 +186,24 @@ def _core(mask: Tensor) -> Tensor:
         for step in (-1, 1):
             outside |= ~mask.roll(step, axis)
     core = mask & ~outside
-    return core if int(core.sum()) >= max(_LEAST_VOXELS, _THIN * int(mask.sum())) else mask
+    return core if int(core.sum()) >= max(LEAST_VOXELS, _THIN * int(mask.sum())) else mask
 
 
-def blurred(volume: Tensor, widths: Sequence[float]) -> Tensor:
+def around(mask: Tensor, room: Sequence[int]) -> tuple[slice, slice, slice]:
+    """The box of a mask (X, Y, Z) that is not empty, with so much room in voxels on both sides of every axis."""
+    box = []
+    for axis, more in enumerate(room):
+        held = mask.amax(dim=[a for a in range(3) if a != axis]).nonzero().flatten().tolist()
+        box.append(slice(max(0, held[0] - more), held[-1] + more + 1))
+    return box[0], box[1], box[2]
+
+
+def feathered(mask: Tensor) -> Tensor:
+    """How much of an organ's correction each voxel gets: all of it inside, less over the border."""
+    return _blurred(mask.float(), [_FEATHER_VOXELS] * 3)
+
+
+def _blurred(volume: Tensor, widths: Sequence[float]) -> Tensor:
     """A volume after a Gaussian of these standard deviations in voxels, one an axis, zero beyond its edges."""
     for width in widths:  # the axis that comes first moves to the end: once round
         at = torch.arange(len(volume), device=volume.device, dtype=torch.float32)
