@@ -170,7 +170,7 @@ class Benchmark:
     def do(self, training: Training) -> None:
         """Trains, predicts and scores; a training that is done is not done again."""
         if not self.run_file(training).exists():
-            self._refuse_other_precision(precision_here())
+            self._refuse_other_precision(precision_here(self.args.float32))
             self._keep(training, self._train(training))
 
     def _keep(self, training: Training, figures: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ class Benchmark:
         if arm.source:
             sources = self._sources(training, real, cell)
             shards, generator = sources.shards(arm.source), sources.fingerprint()
-        segmenter = Segmenter(cell / "nnunet", real, self.schedule)
+        segmenter = Segmenter(cell / "nnunet", real, self.schedule, precision_here(self.args.float32))
         out = self.work / "predictions" / training.name
         images = {name: str(ct) for name, ct in self.test.items()}
         dataset = segmenter.data_set(arm.source or "real", shards)
@@ -260,6 +260,7 @@ def _parse() -> argparse.Namespace:
         "--train-steps", type=int, nargs=3, default=[1000, 4800, 3600], help="strict: of autoencoder, masks, slices"
     )
     parser.add_argument("--known", type=Path, metavar="RESULT", help="results/NAME.json to go on from")
+    parser.add_argument("--float32", action="store_true", help="multiply in float32 on a CPU that has units for bfloat16")
     parser.add_argument("--report", action="store_true", help="only figures from what is done")
     parser.add_argument("--quick", action="store_true", help="few patients, cases and iterations: does it run?")
     return parser.parse_args()

@@ -2,7 +2,7 @@
 
 The trainer is nnU-Net's or our plugin's as they are installed, network and schedule are those of the job. Nothing is
 mirrored, in training and in prediction: three of the labels have a side. On a CPU the network computes in
-bfloat16 where that is native.
+bfloat16 where that is native and the job does not ask for float32.
 """
 
 from __future__ import annotations
@@ -77,10 +77,13 @@ def small_plans(plans: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
     return plans | {"plans_name": PLANS, "configurations": {CONFIGURATION: small}}
 
 
-def job_of(dataset: str, trainer: str, seed: int, schedule: Schedule, images: dict[str, str], out: Path) -> dict:
+def job_of(
+    dataset: str, trainer: str, seed: int, schedule: Schedule, images: dict[str, str], out: Path, precision: str
+) -> dict:
     """What this module is told as a process. `trainer` is nnU-Net's or one of the plugin's, by the name of its class;
     the share of synthetic patches is told by the plugin's environment variables."""
     return {
+        "precision": precision,
         "dataset": dataset,
         "trainer": trainer,
         "seed": seed,
@@ -132,21 +135,24 @@ def _without_mirroring(trainer: Any) -> None:
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = settle_without
 
 
-def precision_here() -> str:
-    """'bfloat16', 'float16' or 'float32': what a training on this machine multiplies in."""
-    return _precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+def precision_here(float32: bool = False) -> str:
+    """'bfloat16', 'float16' or 'float32': what a training on this machine multiplies in.
+
+    `float32` asks for that, to go on with trainings of a machine without units for bfloat16. nnU-Net's own autocast on
+    a GPU is to float16, and SystemExit where that cannot be left out.
+    """
+    if torch.cuda.is_available():
+        if float32:
+            sys.exit("nnU-Net multiplies in float16 on a GPU; --float32 is for a CPU (CUDA_VISIBLE_DEVICES= hides it).")
+        return "float16"
+    return "float32" if float32 else str(compute_dtype(torch.device("cpu"))).removeprefix("torch.")
 
 
-def _precision(device: torch.device) -> str:
-    """nnU-Net's own autocast on a GPU is to float16."""
-    return str(torch.float16 if device.type == "cuda" else compute_dtype(device)).removeprefix("torch.")
-
-
-def _compute_in_mixed_precision(network: torch.nn.Module) -> None:
+def _compute_in_mixed_precision(network: torch.nn.Module, precision: str) -> None:
     forward = network.forward
 
     def mixed(x: torch.Tensor) -> Any:
-        with mixed_precision(torch.device("cpu")):
+        with mixed_precision(torch.device("cpu"), wanted=precision != "float32"):
             outputs = forward(x.contiguous(memory_format=torch.channels_last_3d))
         return [o.float() for o in outputs] if isinstance(outputs, list | tuple) else outputs.float()
 
@@ -191,13 +197,13 @@ def main() -> None:
     trainer.initialize()
     if trainer.device.type == "cpu":
         trainer.network.to(memory_format=torch.channels_last_3d)
-        _compute_in_mixed_precision(trainer.network)
+        _compute_in_mixed_precision(trainer.network, job["precision"])
     trainer.run_training()
     trained = time.perf_counter()
     predict(trainer, job["images"], out, job["schedule"]["step_size"])
     figures = {
         "train_losses": [round(float(v), 4) for v in trainer.logger.get_value("train_losses", None)],
-        "precision": _precision(trainer.device),
+        "precision": job["precision"],
         "seconds_training": round(trained - began, 1),
         "seconds_prediction": round(time.perf_counter() - trained, 1),
     }

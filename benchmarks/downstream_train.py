@@ -21,9 +21,9 @@ _PREPROCESS = ("nnunetv2.experiment_planning.plan_and_preprocess_entrypoints", "
 class Segmenter:
     """The trainings of one k and seed in nnU-Net folders of their own; everything that is there is kept."""
 
-    def __init__(self, work: Path, real: list[Path], schedule: Schedule) -> None:
+    def __init__(self, work: Path, real: list[Path], schedule: Schedule, precision: str) -> None:
         self.route, self.schedule = Route(work), schedule
-        self.real = real
+        self.real, self.precision = real, precision
         self.numbers: dict[str, int] = {}
 
     def raw_real(self) -> Path:
@@ -87,7 +87,7 @@ class Segmenter:
 
         Of a share that falls the one that was drawn is told of the first epoch and of the last as well.
         """
-        job = job_of(dataset, trainer_of(arm), seed, self.schedule, images, out)
+        job = job_of(dataset, trainer_of(arm), seed, self.schedule, images, out, self.precision)
         out.mkdir(parents=True, exist_ok=True)
         (out / "job.json").write_text(json.dumps(job))
         # Each run in results of its own: nnU-Net's folder does not tell one fraction from another.

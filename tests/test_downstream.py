@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from guidegen_nnunet.settings import PREFIX
 from scipy import stats
 
@@ -76,6 +77,7 @@ def openkbp(tmp_path) -> Path:
 def benchmark(openkbp: Path, work: Path, **changes: object) -> Benchmark:
     told = {"openkbp": openkbp, "work": work, "setting": "donor", "model": "no-model", "test": None}
     told |= {"num_synthetic": 200, "train_recipe": "small", "train_steps": [1, 1, 1], "quick": False, "iterations": 900}
+    told |= {"float32": False}
     return Benchmark(argparse.Namespace(**(told | changes)))
 
 
@@ -231,7 +233,7 @@ def test_every_arm_trains_for_the_same_iterations_on_the_same_plans_with_its_own
         return "GuideGen: 0.4000 of 40 training patches\nGuideGen: 0.6000 of 40 training patches"
 
     monkeypatch.setattr(downstream_train.Route, "__call__", no_training)
-    segmenter = Segmenter(tmp_path / "nnunet", [], Schedule())
+    segmenter = Segmenter(tmp_path / "nnunet", [], Schedule(), "float32")
     measured = [segmenter.train("Dataset100_Real", arm, 0, {}, tmp_path / name) for name, arm in ARMS.items()]
     assert {json.dumps(job["schedule"]) for job in jobs} == {json.dumps(jobs[0]["schedule"])}
     fractions = dict(zip(ARMS, (job["fraction"] for job in jobs), strict=True))
@@ -312,7 +314,7 @@ def test_a_training_that_is_done_is_not_done_again_and_one_that_broke_off_is(ope
         return run(training.arm, training.seed, 0.1)
 
     monkeypatch.setattr(Benchmark, "_train", train)
-    monkeypatch.setattr(downstream, "precision_here", lambda: "bfloat16")
+    monkeypatch.setattr(downstream, "precision_here", lambda float32: "bfloat16")
     wanted = trainings(["real", "synthseg"], [5], [0])
     bench.do(wanted[0])
     with pytest.raises(KeyboardInterrupt):
@@ -430,10 +432,14 @@ def test_a_folder_holds_trainings_of_one_precision_and_a_result_gives_those_of_o
     there = benchmark(openkbp, tmp_path / "there", model=str(model))
     assert there.restore(result) == 2
     assert [done["arm"] for done in there.done(wanted)] == ["real", "synthseg"]
-    monkeypatch.setattr(downstream, "precision_here", lambda: "bfloat16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setattr(Benchmark, "_train", lambda self, training: run(training.arm, 0, 0.0))
     with pytest.raises(SystemExit, match="float32, which does not compare with bfloat16"):
         there.do(wanted[1])
+    goes_on = benchmark(openkbp, tmp_path / "there", model=str(model), float32=True)
+    goes_on.do(wanted[1])
+    assert len(goes_on.done(wanted)) == 3
     elsewhere = benchmark(openkbp, tmp_path / "elsewhere")
     elsewhere.do(wanted[0])
     with pytest.raises(SystemExit, match="bfloat16, which does not compare with float32"):
