@@ -260,7 +260,7 @@ def _parse() -> argparse.Namespace:
         "--train-steps", type=int, nargs=3, default=[1000, 4800, 3600], help="strict: of autoencoder, masks, slices"
     )
     parser.add_argument("--known", type=Path, metavar="RESULT", help="results/NAME.json to go on from")
-    parser.add_argument("--float32", action="store_true", help="multiply in float32 on a CPU that has units for bfloat16")
+    parser.add_argument("--float32", action="store_true", help="multiply in float32 on a CPU that has bfloat16")
     parser.add_argument("--report", action="store_true", help="only figures from what is done")
     parser.add_argument("--quick", action="store_true", help="few patients, cases and iterations: does it run?")
     return parser.parse_args()
