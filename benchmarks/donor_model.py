@@ -1,9 +1,10 @@
 """The generator of the donor setting, out of this repository's history: python -m benchmarks.donor_model OUT.
 
-The head-neck model of the package learned from all 170 training patients of OpenKBP. Here are its weights from before
-the last part of stage 1's training, of the 130 donors alone (`benchmarks.openkbp_split`), with the image stage, which
-learned from donors alone too: 113 of them, and 17 to choose by. The model card at the image stage's commit still
-describes the image stage before it, which ended on all 170; the card of the next commits (d5a0b13) describes this one.
+The head-neck model of the package learned from all 170 training patients of OpenKBP. Here is one of the 130 donors
+alone (`benchmarks.openkbp_split`), 113 of them and 17 to choose by, as `benchmarks.donor_training` trained it on. What
+that began with comes with --first: the package's weights from before the last part of stage 1's training, with the
+image stage, which had learned from donors alone too. The model card at the image stage's commit still describes the
+image stage before it, which ended on all 170; the card of the next commits (d5a0b13) describes this one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FOLDER = "guidegen_data/weights/head-neck"
-#: Commits whose stage 1 and image stage learned from donors alone.
+#: The commit that holds the generator as it was trained on.
+TRAINED_ON = "d88ef37"
+#: Commits whose stage 1 and image stage learned from donors alone: what it began with.
 STAGE_1, IMAGE_STAGE = "c8f344a", "4b89d6e"
 _CARD = f"""# Head-neck model of 130 donors
 
@@ -45,6 +48,13 @@ def unpack(commit: str, out: Path) -> None:
 
 
 def donor_model(out: Path) -> None:
+    """The model folder as it was trained on; whole or not there."""
+    with tempfile.TemporaryDirectory() as made:
+        unpack(TRAINED_ON, Path(made) / "model")
+        shutil.copytree(Path(made) / "model", out)
+
+
+def first_donor_model(out: Path) -> None:
     """The model folder: stage 1 with its volume ratios from one commit, all else from the other; whole or not there."""
     with tempfile.TemporaryDirectory() as made:
         folders = [Path(made) / commit for commit in (IMAGE_STAGE, STAGE_1)]
@@ -64,10 +74,11 @@ def main() -> None:
     """Writes the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="new model folder")
+    parser.add_argument("--first", action="store_true", help="as it was before it was trained on")
     args = parser.parse_args()
     if args.out.exists():
         sys.exit(f"{args.out} is there already; choose a new folder.")
-    donor_model(args.out)
+    (first_donor_model if args.first else donor_model)(args.out)
     print(f"{args.out}: --model of `python -m benchmarks.downstream ... --setting donor`")
 
 

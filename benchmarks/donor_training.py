@@ -1,8 +1,8 @@
 """What the donor generator learned after its history: python -m benchmarks.donor_training OPENKBP OUT --work DIR.
 
-The model of `benchmarks.donor_model`, with what the package's own has since: its stage 1 trained on with scans cleared
-of slices that were not imaged, a detail network after it that began with the torso's, and bones held to their HU. Of
-the 130 donors alone, 17 of them to choose by.
+The model of `benchmarks.donor_model --first`, with what the package's own has since: its stage 1 trained on with scans
+cleared of slices that were not imaged, a detail network after it that began with the torso's, and bones held to their
+HU. Of the 130 donors alone, 17 of them to choose by. What came of it is that of `benchmarks.donor_model`.
 
 Stage 1 learns from label maps without target volumes, since the test draws none: a target takes the voxels of larynx
 and airway under it. Contours that planners left out are drawn in them by `guidegen complete`, whose network learned
@@ -16,7 +16,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.donor_model import donor_model
+from benchmarks.donor_model import first_donor_model
 from benchmarks.downstream_donors import ORGAN_FILES, complete_donors
 from benchmarks.nnunet_route import Commands
 from benchmarks.openkbp_imaged import clear_all
@@ -34,7 +34,7 @@ def train_further(openkbp: Path, work: Path, out: Path, masks: list[object], det
     link_donors(imaged, organs / "source", ORGAN_FILES)
     complete_donors(organs, complete=["--num-steps", 0, "--init", completed])
     if not (history := work / "history").exists():
-        donor_model(history)
+        first_donor_model(history)
     commands = Commands()
     words = [organs / "completed", work / "masks", "--init", history, *masks]
     commands.guidegen("train stage 1", "train", "masks", *words)

@@ -27,7 +27,7 @@ def test_stage_1_is_that_of_the_donors_and_the_image_stage_the_better_one(tmp_pa
     second = commit(tmp_path / "repo", "all", "late", {"volume_ratio": [2.5], "delay_ct": 2})
     for name, value in (("_ROOT", tmp_path / "repo"), ("STAGE_1", first), ("IMAGE_STAGE", second)):
         monkeypatch.setattr(donor_model, name, value)
-    donor_model.donor_model(tmp_path / "out")
+    donor_model.first_donor_model(tmp_path / "out")
     assert (tmp_path / "out" / "mask_sampler" / "weights").read_text() == "donors"
     assert (tmp_path / "out" / "slice_generator" / "weights").read_text() == "late"
     assert json.loads((tmp_path / "out" / "model_index.json").read_text()) == {"volume_ratio": [1.5], "delay_ct": 2}
@@ -35,5 +35,13 @@ def test_stage_1_is_that_of_the_donors_and_the_image_stage_the_better_one(tmp_pa
         donor_model.unpack("0" * 40, tmp_path / "none")
     monkeypatch.setattr(donor_model, "STAGE_1", "0" * 40)
     with pytest.raises(SystemExit):
+        donor_model.first_donor_model(tmp_path / "half")
+    assert not (tmp_path / "half").exists()
+    monkeypatch.setattr(donor_model, "TRAINED_ON", second)
+    donor_model.donor_model(tmp_path / "now")
+    assert (tmp_path / "now" / "mask_sampler" / "weights").read_text() == "all"
+    assert json.loads((tmp_path / "now" / "model_index.json").read_text())["volume_ratio"] == [2.5]
+    monkeypatch.setattr(donor_model, "TRAINED_ON", "0" * 40)
+    with pytest.raises(SystemExit, match="use a full clone"):
         donor_model.donor_model(tmp_path / "half")
     assert not (tmp_path / "half").exists()

@@ -32,7 +32,7 @@ def told(tmp_path, monkeypatch) -> dict[str, list]:
     monkeypatch.setattr(donor_training, "clear_all", lambda openkbp, out: out)
     monkeypatch.setattr(donor_training, "link_donors", link)
     monkeypatch.setattr(donor_training, "complete_donors", complete)
-    monkeypatch.setattr(donor_training, "donor_model", lambda out: out.mkdir(parents=True))
+    monkeypatch.setattr(donor_training, "first_donor_model", lambda out: out.mkdir(parents=True))
     work = tmp_path / "work"
     donor_training.train_further(tmp_path / "openkbp", work, tmp_path / "model", ["--num-steps", 7], ["--num-steps", 9])
     return held
