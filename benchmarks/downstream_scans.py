@@ -4,9 +4,10 @@ In four of ten OpenKBP patients the CT was cut away above and below the treated 
 contours (`benchmarks.openkbp_imaged`). Trainings from before that was known took such slices as they are; in later ones
 they are cleared. This divides the test patients into scans that are whole and scans that were cut (more than a tenth of
 the cord's contour lies in slices without a CT), and tells what every arm of every such result gained on each: no
-training is done. Intervals and p take patients and seeds for drawn from many (`benchmarks.crossed`); p is corrected by
-Holm over all rows of a result. Also without two damaged test patients. Writes results/downstream_scans.json and a
-picture of such scans, openkbp_imaged.png.
+training is done. `_history` are results of the generator of `benchmarks.donor_model` before it was trained on.
+Intervals and p take patients and seeds for drawn from many (`benchmarks.crossed`); p is corrected by Holm over all rows
+of a result. Also without two damaged test patients. Writes results/downstream_scans.json and a picture of such scans,
+openkbp_imaged.png.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from benchmarks.record import RESULTS, save
 #: Results that are told by scan: of trainings that took cut slices as they are, and of those on cleared scans.
 OF_CUT_SCANS = ("downstream_donor_2400", "downstream_strict_2400", "downstream_donor_2400_float32")
 OF_CLEARED_SCANS = tuple(
-    f"downstream_{s}_2400_imaged{p}{pieces}"
+    f"downstream_{s}_2400_imaged{p}{of}"
     for s in ("donor", "strict")
     for p in ("", "_float32")
-    for pieces in ("", "_largest")
+    for of in ("", "_largest", "_history", "_history_largest")
 )
 
 

@@ -33,7 +33,12 @@ _CAPTION = (
 _HEAD = ("k", "trained on", "whole scans", "cut scans", "all", "p (Holm)", "all but two damaged patients",
          "gain / lose", "HD95", "seeds")  # fmt: skip
 #: What a part of a result's name says of its trainings.
-_PARTS = {"_imaged": "cleared scans", "_float32": "in float32", "_largest": "the largest piece of each organ kept"}
+_PARTS = {
+    "_imaged": "cleared scans",
+    "_float32": "in float32",
+    "_history": "the generator before it was trained on",
+    "_largest": "the largest piece of each organ kept",
+}
 
 
 def _title(result: str) -> str:
