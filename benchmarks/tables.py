@@ -169,6 +169,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
     "Does it help a segmentation network? Without slices that were not imaged": {
         "downstream_donor_2400_imaged": downstream_table.markdown,
         "downstream_donor_2400_imaged_float32": downstream_table.markdown,
+        "downstream_donor_2400_imaged_float32_again": downstream_table.markdown,
         "downstream_strict_2400_imaged": downstream_table.markdown,
         "downstream_found": part.found,
     },
@@ -177,7 +178,7 @@ _SECTIONS: dict[str, dict[str, Describe]] = {
         "downstream_donor_2400_imaged_float32_history_largest": downstream_table.markdown,
         "downstream_found_history": part.found,
     },
-    "The same, with a generator whose stage 1 was tuned on raw contours for 300 steps": {
+    "The same, with stage 1 tuned on cleared scans and raw contours for 300 steps": {
         "downstream_donor_2400_imaged_float32_tuned": downstream_table.markdown,
     },
     "The same, cut scans as they are": {

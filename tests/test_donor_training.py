@@ -1,4 +1,4 @@
-"""What the donor setting's generator learns after its history: from whom, from what, and that nothing is done twice."""
+"""What the donor generator learns after its history: from whom, from what, and that no model is written over."""
 
 import json
 from pathlib import Path
