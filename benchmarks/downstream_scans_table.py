@@ -22,6 +22,8 @@ _BESIDE = {
     "guidegen-falling over synthseg-falling": "GuideGen, falling, over SynthSeg's random texture on our label maps",
     "guidegen-falling over cut-falling": "GuideGen, falling, over the same patients in our cases' field of view",
     "guidegen-falling over donors-falling": "GuideGen, falling, over real patients of whom the generator learned",
+    "guidegen-more-falling over guidegen-falling": "GuideGen, falling, over a third of these cases",
+    "guidegen-more-falling over real, largest k": "GuideGen, three times the cases, over the largest k of real",
     "guidegen-and-cut-falling over cut-falling": "GuideGen and the same patients cut, over those without GuideGen",
     "guidegen-and-cut-falling over guidegen-falling": "GuideGen and the same patients cut, over GuideGen without those",
     "guidegen-and-cut-falling over real, largest k": "GuideGen and the same patients cut, over the largest k of real",
@@ -46,7 +48,7 @@ def _title(result: str) -> str:
     return ", ".join([setting, *(words for part, words in _PARTS.items() if part in result)])
 
 
-def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5", result: str = _MAIN) -> str:
+def in_short(figures: dict[str, Any], arm: str, result: str) -> str:
     """One row for each k: what an arm gains on whole scans, on cut ones and on all, and what its like gain."""
     cut, state = len(figures["cut_test_patients"]), "cleared" if "imaged" in result else "cut"
     whole = figures["patients"]["test"]["num"] - cut
@@ -87,13 +89,13 @@ def distance(held: dict[str, Any]) -> str:
 
 
 def gain(figures: dict[str, Any]) -> str:
-    """The README's tables: trainings on cleared scans where there are some, then those on cut scans as they are."""
+    """The README's tables: trainings on cleared scans with the generator of now, where there are some."""
     told = []
-    for result in figures["results"]:
-        if result.startswith("downstream_donor_2400_imaged"):
+    for result in (_CLEARED, f"{_CLEARED}_largest"):
+        if result in figures["results"]:
             told.append(f"{_title(result)}, synthetic patches falling from all to none:")
             told.append(in_short(figures, "guidegen-falling", result))
-    return "\n\n".join([*told, "Cut scans as they are, half of the patches throughout:", in_short(figures)])
+    return "\n\n".join(told)
 
 
 def markdown(figures: dict[str, Any]) -> str:

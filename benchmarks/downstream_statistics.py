@@ -21,6 +21,7 @@ NUM_DRAWS = 10_000
 TWINS = {
     "guidegen-0.5": {"synthseg": "synthseg", "cut": "cut", "donors": "donors"},
     "guidegen-falling": {"synthseg": "synthseg-falling", "cut": "cut-falling", "donors": "donors-falling"},
+    "guidegen-more-falling": {"fewer": "guidegen-falling"},
     "guidegen-and-cut-falling": {"cut": "cut-falling", "guidegen": "guidegen-falling"},
 }
 #: Organs of the nervous system, which gain most; what is gained without them is told too.

@@ -5,22 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.downstream_scores import ORGANS
-from benchmarks.downstream_statistics import TWINS
 
 _BESIDE = {
     "against_synthseg": "SynthSeg's random texture on the same label maps",
     "against_cut": "the same real patients, cut to the field of view of our cases",
     "against_guidegen": "our cases without the cut patients",
+    "against_fewer": "a third of these cases",
     "against_donors": "as many real patients of whom the generator learned",
 }
-#: Holm-adjusted p below which a gain is printed in bold, if its interval agrees.
-_LEVEL = 0.05
 ARM_NAMES = {
     "real": "real alone",
     "guidegen-0.25": "+ GuideGen, a quarter of the patches",
     "guidegen-0.5": "+ GuideGen, half of the patches",
     "guidegen-0.75": "+ GuideGen, three quarters",
     "guidegen-falling": "+ GuideGen, all patches at first, none at last",
+    "guidegen-more-falling": "+ GuideGen, three times as many cases, all patches at first, none at last",
     "guidegen-0.5-fixed": "+ GuideGen, half, few cases repeated",
     "guidegen-0.5-complete": "+ GuideGen, half, cases with every organ",
     "real-masks": "+ warped real label maps, our image stage",
@@ -71,23 +70,6 @@ def markdown(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def in_short(figures: dict[str, Any], arm: str = "guidegen-0.5") -> str:
-    """One row for each k: real patients alone, with an arm's cases, what that gains, and what random texture gains."""
-    lines = [
-        "| real patients | Dice / HD95 alone | Dice / HD95 with GuideGen | gained (95 %) | p (Holm) "
-        "| test patients who gain / lose | gained by SynthSeg's random texture |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for k, arms in figures["summary"]["k"].items():
-        if compared := arms.get(arm, {}).get("against_real"):
-            levels = [f"{a['mean_dice']:.3f} / {a['mean_hd95_mm']:.0f} mm" for a in (arms["real"], arms[arm])]
-            texture = arms.get(TWINS[arm].get("synthseg"), {}).get("against_real")
-            seeds = "" if len(compared["seeds"]) > 1 else ", one seed"
-            cells = [k, *levels, f"{_bold(compared)}{seeds}", f"{compared['p_holm']:.2g}", _counts(compared)]
-            lines.append(f"| {' | '.join([*cells, _gained(texture) if texture else ''])} |")
-    return "\n".join(lines)
-
-
 def _gained(compared: dict[str, Any]) -> str:
     """The difference of Dice with its interval."""
     return interval(compared["dice"])
@@ -102,12 +84,6 @@ def told_with_interval(held: dict[str, Any], form: str) -> str:
     """A difference and its interval, where it has one, in a number's format."""
     low, high = held["interval_95"]
     return f"{held['difference']:{form}}" + ("" if low is None else f" ({low:{form}} to {high:{form}})")
-
-
-def _bold(compared: dict[str, Any]) -> str:
-    """The gain, in bold where both the interval and Holm's p speak for one."""
-    shown = compared["dice"]["interval_95"][0] > 0 and compared["p_holm"] < _LEVEL
-    return f"**{_gained(compared)}**" if shown else _gained(compared)
 
 
 def _counts(compared: dict[str, Any]) -> str:

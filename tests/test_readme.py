@@ -1,15 +1,28 @@
-"""The README's tables are what the committed results say."""
+"""The tables of README and FIGURES.md are what the committed results say."""
 
+import json
 import re
 import shutil
 
 from benchmarks.record import IMAGE_PARTS, LABEL_MAP_PARTS, RESULTS, weights
-from benchmarks.tables import README, draw_curves, of_now, rewritten
+from benchmarks.sections import IN_README, SECTIONS
+from benchmarks.tables import FIGURES, README, draw_curves, of_now, rewritten
 
 
 def test_the_tables_are_drawn_from_the_committed_results() -> None:
-    text = README.read_text()
-    assert rewritten(text) == text
+    for path, text in rewritten().items():
+        assert path.read_text() == text, f"{path.name} is stale: python -m benchmarks.tables"
+
+
+def test_every_result_that_has_a_section_is_told_in_figures_and_a_choice_in_the_readme() -> None:
+    named = [name for results in SECTIONS.values() for name in results]
+    assert len(set(named)) == len(named)
+    assert set(IN_README) < set(named)
+    held = [name for name in named if (RESULTS / f"{name}.json").exists()]
+    commands = {name: json.loads((RESULTS / f"{name}.json").read_text())["command"] for name in held}
+    figures, readme = FIGURES.read_text(), README.read_text()
+    assert all(f"`{command}`" in figures for command in commands.values())
+    assert all(f"`{commands[name]}`" in readme for name in IN_README)
 
 
 def test_figures_are_of_earlier_weights_once_a_part_that_made_them_is_gone() -> None:
