@@ -1,8 +1,7 @@
 """The arms of the downstream benchmark, and the shard folders that their synthetic cases come from.
 
-Sources: `guidegen` (guidegen-shard with the model), `guidegen-fixed` (its first few), `guidegen-more` (three times as
-many: those and as many again of another seed, twice), `guidegen-complete` (those of them that show every organ, as the
-k real cases do), `synthseg` (random texture on its
+Sources: `guidegen` (guidegen-shard with the model), `guidegen-fixed` (its first few), `guidegen-complete` (those of
+them that show every organ, as the k real cases do), `synthseg` (random texture on its
 label maps), `real-masks` (warped label maps of the k real cases through our image stage), `autoencoder` (the CTs of
 the k real cases through our autoencoder), `cut` (the k real cases, cut to the field of view of generated ones: what
 that alone gives), `guidegen-and-cut` (as many of the one as of the other), `donors` (real patients that the generator
@@ -38,8 +37,6 @@ from guidegen_data.sources.prepared import TrainingCase, case_paths, load_case
 
 #: Made of the k real cases of a run; the others of the generator alone, and shared by all runs of a donor setting.
 OF_REAL_CASES = {"real-masks", "autoencoder", "cut", "guidegen-and-cut"}
-#: Generated as they are, each source from a seed of its own.
-GENERATED = {"guidegen": 0, "guidegen-rest": 1}
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,6 @@ ARMS = {
     "guidegen-0.5": Arm("guidegen", 0.5),
     "guidegen-0.75": Arm("guidegen", 0.75),
     "guidegen-falling": Arm("guidegen", 0.5, falling=True),
-    "guidegen-more-falling": Arm("guidegen-more", 0.5, falling=True),
     "guidegen-0.5-fixed": Arm("guidegen-fixed", 0.5),
     "guidegen-0.5-complete": Arm("guidegen-complete", 0.5),
     "real-masks": Arm("real-masks", 0.5),
@@ -87,7 +83,6 @@ class Sizes:
     def of(self, source: str, k: int) -> int:
         """How many cases a source has."""
         different = {"guidegen-fixed": self.num_fixed, "autoencoder": k, "guidegen-and-cut": 2 * self.num_cases}
-        different |= {"guidegen-rest": 2 * self.num_cases, "guidegen-more": 3 * self.num_cases}
         return different.get(source, self.num_cases)
 
 
@@ -114,11 +109,10 @@ class Sources:
         """The whole shard folder of a source, made where it is not there yet."""
         num_cases = self._num_cases(source)
         folder = (self.real_folder if source in OF_REAL_CASES else self.folder) / source
-        if source in GENERATED:
+        if source == "guidegen":
             # Always, since it refuses a folder that another model filled.
-            seed = GENERATED[source]
-            words = ["--n", num_cases, "--seed", seed, "--model", self.model, "--out", folder, "--shard-size", 16]
-            words += [word for text in complete_reports(num_cases, seed) for word in ("--report", text)]
+            words = ["--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16]
+            words += [word for text in complete_reports(num_cases) for word in ("--report", text)]
             Commands().guidegen("generate", "shard", *words)
             return folder
         self._refuse_other_model(folder)
@@ -162,9 +156,6 @@ class Sources:
             return self._donor_maker()
         generated = self.shards("guidegen")
         reader = ShardReader(generated)
-        if source == "guidegen-more":
-            rest = ShardReader(self.shards("guidegen-rest"))
-            return lambda number: reader[number] if number < len(reader) else rest[number - len(reader)]
         if source == "guidegen-complete":
             numbers = complete_cases(generated)
             return lambda number: reader[numbers[number]]
@@ -214,7 +205,7 @@ def complete_cases(folder: Path) -> list[int]:
     return numbers
 
 
-def complete_reports(num_cases: int, seed: int = 0) -> list[str]:
+def complete_reports(num_cases: int) -> list[str]:
     """Reports of findings as `guidegen-shard --sampling organs` draws them: none of an absent organ, or of a target.
 
     In OpenKBP absent means that nobody contoured it: the organ shows in the CT, and nnU-Net would learn background.
@@ -223,7 +214,7 @@ def complete_reports(num_cases: int, seed: int = 0) -> list[str]:
     """
     library, reports = load_templates(HEAD_NECK.name), []
     for number in range(num_cases):
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng([0, number])
         reports.append(library.render(sample_findings(rng, HEAD_NECK, "organs"), rng))
     return reports
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.crossed import crossed
 from benchmarks.downstream_scores import ORGANS, runs_of
-from benchmarks.downstream_statistics import TWINS, case_means, holm, mean_where_there, score_table
+from benchmarks.downstream_statistics import TWINS, case_means, holm, mean_where_there, more_real, score_table
 from benchmarks.openkbp_imaged import ORGANS as CONTOURS
 from benchmarks.openkbp_imaged import cut_shares, is_cut
 from benchmarks.openkbp_imaged_sheet import draw
@@ -39,8 +39,8 @@ OF_CLEARED_SCANS = tuple(
 )
 
 
-#: What the real patients alone of the largest k are called in a row's name.
-MOST_REAL = "real, largest k"
+#: What the real patients alone of the next k are called in a row's name.
+MORE_REAL = "real, next k"
 #: Test patients whose contours do not lie on their organs: what is gained is told without them as well.
 DAMAGED = {
     "pt_221": "contours beside their organs: bone in the brainstem, air in the parotids",
@@ -87,15 +87,13 @@ def by_scan(figures: dict[str, Any], cut: set[str]) -> dict[str, Any]:
     """k -> arm -> what it gained over real patients alone: on all test patients, on whole scans, on cut ones, and on
     all without the damaged.
 
-    Of our arms also what they gain over their like (`TWINS`), and over the largest k of real patients alone.
+    Of our arms also what they gain over their like (`TWINS`), and over real patients alone of the next k.
     """
     runs = runs_of(figures)
     cases = sorted(runs[0]["cases"])
     groups = {"all": cases, "whole": [c for c in cases if c not in cut], "cut": [c for c in cases if c in cut]}
     groups["undamaged"] = [c for c in cases if c not in DAMAGED]
     table: dict[str, Any] = {}
-    most = max(run["k"] for run in runs)
-    many = [run for run in runs if (run["k"], run["arm"]) == (most, "real")]
     for k in sorted({run["k"] for run in runs}):
         held: dict[str, list[dict[str, Any]]] = {}
         for run in runs:
@@ -107,8 +105,7 @@ def by_scan(figures: dict[str, Any], cut: set[str]) -> dict[str, Any]:
         for ours, twins in TWINS.items():
             for twin in twins.values():
                 rows |= _row(f"{ours} over {twin}", held.get(ours, []), held.get(twin, []), groups)
-            if k < most:
-                rows |= _row(f"{ours} over {MOST_REAL}", held.get(ours, []), many, groups)
+            rows |= _row(f"{ours} over {MORE_REAL}", held.get(ours, []), more_real(runs, k), groups)
     for group in groups:
         _correct([row[group] for rows in table.values() for arm, row in rows.items() if arm != "real"])
     return table

@@ -17,16 +17,14 @@ _BESIDE = {
     "guidegen-0.5 over synthseg": "GuideGen, half, over SynthSeg's random texture on the same label maps",
     "guidegen-0.5 over cut": "GuideGen, half, over the same patients in our cases' field of view",
     "guidegen-0.5 over donors": "GuideGen, half, over real patients of whom the generator learned",
-    "guidegen-0.5 over real, largest k": "GuideGen, half, over the largest k of real patients alone",
-    "guidegen-falling over real, largest k": "GuideGen, falling, over the largest k of real patients alone",
+    "guidegen-0.5 over real, next k": "GuideGen, half, over the next k of real patients alone",
+    "guidegen-falling over real, next k": "GuideGen, falling, over the next k of real patients alone",
     "guidegen-falling over synthseg-falling": "GuideGen, falling, over SynthSeg's random texture on our label maps",
     "guidegen-falling over cut-falling": "GuideGen, falling, over the same patients in our cases' field of view",
     "guidegen-falling over donors-falling": "GuideGen, falling, over real patients of whom the generator learned",
-    "guidegen-more-falling over guidegen-falling": "GuideGen, falling, over a third of these cases",
-    "guidegen-more-falling over real, largest k": "GuideGen, three times the cases, over the largest k of real",
     "guidegen-and-cut-falling over cut-falling": "GuideGen and the same patients cut, over those without GuideGen",
     "guidegen-and-cut-falling over guidegen-falling": "GuideGen and the same patients cut, over GuideGen without those",
-    "guidegen-and-cut-falling over real, largest k": "GuideGen and the same patients cut, over the largest k of real",
+    "guidegen-and-cut-falling over real, next k": "GuideGen and the same patients cut, over the next k of real",
 }
 _CAPTION = (
     "Dice gained over real alone (95 %, of many seeds and patients); p (Holm) of all scans; gain / lose, HD95 gained "

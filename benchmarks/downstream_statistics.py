@@ -21,7 +21,6 @@ NUM_DRAWS = 10_000
 TWINS = {
     "guidegen-0.5": {"synthseg": "synthseg", "cut": "cut", "donors": "donors"},
     "guidegen-falling": {"synthseg": "synthseg-falling", "cut": "cut-falling", "donors": "donors-falling"},
-    "guidegen-more-falling": {"fewer": "guidegen-falling"},
     "guidegen-and-cut-falling": {"cut": "cut-falling", "guidegen": "guidegen-falling"},
 }
 #: Organs of the nervous system, which gain most; what is gained without them is told too.
@@ -137,31 +136,37 @@ def _rounded(value: Any, digits: int = 4) -> float | None:
     return None if np.isnan(value) else round(float(value), digits)
 
 
+def more_real(runs: Runs, k: int) -> list[dict[str, Any]]:
+    """The trainings on real patients alone of the smallest k above this one that has some; [] where none has."""
+    more = [run for run in runs if run["arm"] == "real" and run["k"] > k]
+    following = min((run["k"] for run in more), default=k)
+    return [run for run in more if run["k"] == following]
+
+
 def summary(runs: Runs, arms: Iterable[str]) -> dict[str, Any]:
     """k -> arm -> levels and, beside `real`, the difference with interval, Wilcoxon p and Holm-adjusted p.
 
     Of the arms in `TWINS` the difference to their like of `synthseg` too (the same label maps in the same share of
     patches, but random texture) and of `donors` (as many real patients whom the generator learned from); p is for that
-    one comparison. And, of each smaller k, that to `real` of the largest k: what the cases are worth in real patients.
+    one comparison. And that to `real` of the next k for which there is one: what the cases are worth in real patients.
     Also how many test cases have a contour of each organ. Runs of one setting and one set of test cases.
     """
     cases = sorted(runs[0]["cases"])
     contoured = {organ: sum(organ in runs[0]["cases"][c] for c in cases) for organ in ORGANS}
     table: dict[str, Any] = {"num_cases": len(cases), "num_contoured": contoured, "k": {}}
-    most = max(run["k"] for run in runs)
-    many = [run for run in runs if (run["k"], run["arm"]) == (most, "real")]
     for k in sorted({run["k"] for run in runs}):
         held = {a: sorted((r for r in runs if (r["k"], r["arm"]) == (k, a)), key=lambda r: r["seed"]) for a in arms}
         rows = {arm: _levels(done, cases) for arm, done in held.items() if done}
         real_seeds = {r["seed"] for r in held.get("real", [])}
+        many = more_real(runs, k)
         for arm, done in held.items():
             if arm != "real" and real_seeds & {r["seed"] for r in done}:
                 rows[arm]["against_real"] = _against(done, held["real"], cases)
             for other, twin in TWINS.get(arm, {}).items():
                 if {r["seed"] for r in held.get(twin, [])} & {r["seed"] for r in done}:
                     rows[arm][f"against_{other}"] = _against(done, held[twin], cases)
-            if arm in TWINS and k < most and {r["seed"] for r in many} & {r["seed"] for r in done}:
-                rows[arm]["against_most_real"] = {"k": most, **_against(done, many, cases)}
+            if arm in TWINS and {r["seed"] for r in many} & {r["seed"] for r in done}:
+                rows[arm]["against_more_real"] = {"k": many[0]["k"], **_against(done, many, cases)}
         p_values = {arm: row["against_real"]["p_wilcoxon"] for arm, row in rows.items() if "against_real" in row}
         for arm, p in holm(p_values).items():
             rows[arm]["against_real"]["p_holm"] = p
