@@ -1,8 +1,8 @@
 """Is the airway a tube below the larynx? python -m benchmarks.airway PREPARED --model head-neck [--num 33].
 
 Label maps of stage 1 for the findings of the validation cases of a prepared head-neck folder, beside the real ones. Of
-every case with a larynx and at least 10 mm of body below it: in how many of the axial slices of the 30 mm below does the
-body close around air within 25 mm of the larynx's middle, and how large is that hole? An airway that is open to the
+every case with a larynx and at least 10 mm of body below it: in how many of the axial slices of the 30 mm below does
+the body close around air within 25 mm of the larynx's middle, and how large is that hole? An airway that is open to the
 front, or that is not there, closes around none. Writes results/airway_MODEL.json (--name for another) and a sheet of
 sagittal planes, real above generated.
 """
