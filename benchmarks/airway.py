@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 from tqdm import tqdm
 
 from benchmarks.record import LABEL_MAP_PARTS, RESULTS, save, weights
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.cli.memory import keep_freed_memory
 from guidegen_data.metrics.evaluation import real_cases
-from guidegen_data.models.cavities import with_cavities
 from guidegen_data.pipeline import GuideGenPipeline
 
 _BELOW_MM = 30.0
@@ -48,8 +48,10 @@ def holes_mm2(label_map: np.ndarray, anatomy: Anatomy) -> np.ndarray | None:
     if (top - bottom) * z_mm < _LEAST_BELOW_MM:
         return None
     middle, aside = int(np.median(np.nonzero(larynx)[0])), round(_ASIDE_MM / x_mm)
-    enclosed = with_cavities(label_map[:, :, bottom:top], anatomy.num_classes) == anatomy.num_classes
-    return enclosed[max(middle - aside, 0) : middle + aside].sum(axis=(0, 1)) * x_mm * y_mm
+    body = label_map[:, :, bottom:top] > 0
+    filled = np.stack([ndimage.binary_fill_holes(body[:, :, z]) for z in range(top - bottom)], axis=2)
+    near = (filled & ~body)[max(middle - aside, 0) : middle + aside]
+    return near.sum(axis=(0, 1)) * x_mm * y_mm
 
 
 def airways(label_maps: Sequence[np.ndarray], anatomy: Anatomy) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Tissues of a table: smoothed for stage 2 to draw their detail, and cut out of its CT afterwards."""
 
 import json
-import shutil
 
 import little_patients
 import numpy as np
@@ -12,7 +11,6 @@ from scipy import ndimage
 from guidegen_data.anatomy import HEAD_NECK, TORSO
 from guidegen_data.cli.main import main
 from guidegen_data.pipeline import GuideGenPipeline
-from guidegen_data.reports.findings import Findings
 from guidegen_data.tissue_rule import loosened, loosened_case, of_ct, with_tissues
 
 SHORT = ["--recipe", "tiny", "--num-steps", "4", "--validate-every", "0", "--device", "cpu"]
@@ -111,25 +109,6 @@ def test_a_case_gets_the_tissues_of_its_ct(runs) -> None:
     assert fat[free].any()
     pipe.slice_generator.register_to_config(loose_tissues=False)
     assert np.array_equal(pipe("The liver and the spleen are normal.", seed=1)[0].label_map, draft.label_map)
-
-
-def test_stage_1_of_a_table_with_tissues_draws_cavities_and_the_model_it_is_put_into_does(runs, tmp_path) -> None:
-    def drawn_by(model) -> int:
-        pipe = GuideGenPipeline.from_pretrained(model, device="cpu")
-        (draft,) = pipe.draft([Findings(region="fatty", anatomy_name="fatty")], [""], ["a"], [1])
-        assert pipe.mask_sampler.config.cavities
-        assert draft.label_map.max() <= FAT
-        return pipe.mask_scheduler.process.num_classes
-
-    classes = FAT + 1
-    assert drawn_by(runs / "model") == classes + 1
-    before = shutil.copytree(runs / "model", tmp_path / "before") / "mask_scheduler" / "scheduler_config.json"
-    held = json.loads(before.read_text())
-    before.write_text(json.dumps(held | {"num_classes": classes, "last_timestep": 7}))  # of one that knew none
-    assert main(["export", str(runs / "masks"), str(tmp_path / "before"), str(tmp_path / "after")]) == 0
-    assert drawn_by(tmp_path / "after") == classes + 1
-    now = json.loads((tmp_path / "after" / "mask_scheduler" / "scheduler_config.json").read_text())
-    assert now == held | {"last_timestep": 7}
 
 
 def test_runs_go_on_with_the_tissues_they_were_begun_with(runs, tmp_path, capsys) -> None:

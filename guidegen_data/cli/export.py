@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     reader = reader_of(args.second_reader, anatomy, args.read_percentile) if args.second_reader else None
     pipe = GuideGenPipeline(
         masks,
-        CategoricalScheduler(num_classes=masks.num_classes, last_timestep=args.last_timestep),
+        CategoricalScheduler(num_classes=masks.config.num_classes, last_timestep=args.last_timestep),
         autoencoder_of(args, args.slices, anatomy),
         slices,
         FlowMatchEulerDiscreteScheduler(),
@@ -162,7 +162,7 @@ def _into_model(args: argparse.Namespace) -> int:
     from guidegen_data.training.beside import check_table
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.masks import read_volume_ratio
-    from guidegen_data.training.model_parts import copy_model, put_part, put_reader, put_scheduler
+    from guidegen_data.training.model_parts import copy_model, put_part, put_reader
     from guidegen_data.training.run_state import load_part
     from guidegen_data.training.second_reader import reader_of
 
@@ -188,7 +188,6 @@ def _into_model(args: argparse.Namespace) -> int:
     if masks is not None:
         ratio = read_volume_ratio(args.masks)
         put_part(args.out, Initial.MASKS.value, masks, "masks", args.masks, args.checkpoint, volume_ratio=ratio)
-        put_scheduler(args.out, masks.num_classes)
     if decoder is not None:
         put_part(args.out, Initial.AUTOENCODER.value, decoder, "decoder", args.decoder, args.checkpoint)
     if detail is not None:

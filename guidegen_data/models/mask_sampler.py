@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,8 +72,6 @@ class MaskSampler(ModelMixin, ConfigMixin):
 
     With `layout_size` > 0 it is also told a layout (see `models.layout`), as the blurred anatomy that it stands for,
     and can draw one for its fields. `fine_channels` > 0 adds a last part that sees single voxels, not folded ones.
-    With `cavities` air within the body is one class more, K in all, after the `num_classes` of the table
-    (`models.cavities`).
     """
 
     @register_to_config
@@ -91,17 +87,15 @@ class MaskSampler(ModelMixin, ConfigMixin):
         layout_components: int = 8,
         fine_channels: int = 0,
         lesion_class: int = -1,
-        cavities: bool = False,
     ) -> None:
         super().__init__()
-        drawn = num_classes + cavities
         self.text_pool = TextPool(token_size, vector_size)
         self.time = nn.Sequential(nn.Linear(64, vector_size), nn.SiLU(), nn.Linear(vector_size, vector_size))
         self.facts = nn.Linear(len(fields), vector_size, bias=False)
-        self.unet = UNet3d(8 * drawn + 8 + 3, 8 * drawn, channels, vector_size, token_size)
+        self.unet = UNet3d(8 * num_classes + 8 + 3, 8 * num_classes, channels, vector_size, token_size)
         self.anchor_gain = nn.Linear(1, 1, bias=False)
         nn.init.constant_(self.anchor_gain.weight, _ANCHOR_GAIN)
-        self.num_classes, self.lesion_class = drawn, lesion_class % num_classes
+        self.num_classes, self.lesion_class = num_classes, lesion_class % num_classes
         self.layout: LayoutInput | None = None
         if layout_size:
             grid = tuple(n // _BLOCK for n in shape)
@@ -110,25 +104,7 @@ class MaskSampler(ModelMixin, ConfigMixin):
             self.layout = LayoutInput(
                 layout_size, num_classes, grid, facts, graded, layout_components, channels[0], vector_size
             )
-        self.fine = FineHead(drawn, channels[0], fine_channels, vector_size) if fine_channels else None
-
-    def widened(self, name: str, held: Tensor, config: Mapping[str, Any]) -> Tensor | None:
-        """A weight of a sampler of that configuration, which knew no cavities, made one of this network: to begin with
-        they are what background is. None for any other weight, or another table."""
-        num_classes = self.config.num_classes
-        same_table = config.get("num_classes", 21) == num_classes
-        if not self.config.cavities or config.get("cavities", False) or not same_table:
-            return None
-        if name == "unet.inlet.weight":
-            return torch.cat([_with_twin(held[:, : 8 * num_classes], num_classes), held[:, 8 * num_classes :]], dim=1)
-        if name == "fine.inlet.weight":
-            first = self.config.channels[0]
-            return torch.cat([held[:, :first], _with_twin(held[:, first:], num_classes)], dim=1)
-        if name in ("unet.outlet.2.weight", "unet.outlet.2.bias"):
-            return torch.cat([held, held[:8]])
-        if name in ("fine.outlet.weight", "fine.outlet.bias"):
-            return torch.cat([held, held[:1]])
-        return None
+        self.fine = FineHead(num_classes, channels[0], fine_channels, vector_size) if fine_channels else None
 
     def forward(self, x_t: Tensor, t: Tensor, abar_t: Tensor, condition: MaskCondition) -> Tensor:
         """Logits (B, K, X, Y, Z) float32. x_t (B, X, Y, Z) int64, t (B,) in [0, 1], abar_t (B,)."""
@@ -226,12 +202,6 @@ class FineHead(nn.Module):
         h = self.conv(F.silu(unfold(self.inlet(torch.cat([features, labels], dim=1)))))
         scale, shift = self.modulate(vector).unflatten(1, (2, -1))[..., None, None, None].unbind(1)
         return self.outlet(F.silu(h * (1 + scale) + shift))
-
-
-def _with_twin(weight: Tensor, num_classes: int) -> Tensor:
-    """Weights (C, 8 K, ...) of folded classes with those of background once more after the last class of each voxel."""
-    voxels = weight.unflatten(1, (8, num_classes))
-    return torch.cat([voxels, voxels[:, :, :1]], dim=2).flatten(1, 2)
 
 
 def fold_one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:

@@ -8,9 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from guidegen_data.diffusion.categorical import CategoricalProcess, CategoricalScheduler, upsample_belief
+from guidegen_data.diffusion.categorical import CategoricalProcess, CategoricalScheduler, one_hot, upsample_belief
 from guidegen_data.models.anchors import Placement
-from guidegen_data.models.cavities import belief_of_table, clamp_known, for_cavities, without_cavities
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
 from guidegen_data.models.upsampling import upsample_keeping_volumes
 from guidegen_data.models.volume_bounds import VolumeBound, hold_volumes
@@ -41,19 +40,17 @@ def sample_masks(
     sharpens every belief. The last belief is upsampled before its largest class is taken; with a `volume_ratio` (K,)
     the volumes it believes in are kept (`upsample_keeping_volumes`).
 
-    `forbidden` (B, K, X) bool on the sampler's own grid marks classes that no belief may hold at that x; `lean` (B, K,
-    X) is added to the logits there, so that a class takes more or less room than it would, and every belief is held to
-    the `volumes` of its case (`hold_volumes`). `known` (B, *shape) holds the labels that are given and -1 elsewhere:
-    they are clamped in every belief, and kept as they are in the result. K counts the classes of the table; a model
-    that draws `cavities` knows one more. `place(t, belief)` is asked after every step, with the time in [0, 1] and the
-    belief (B, K, X, Y, Z), for the lesions' places; None keeps the old ones. Where a lesion is new, x_s is drawn again
-    as if x_0 were a lesion: without that the noise, which was drawn for a patient without one, would speak against it.
-    From then on its push is added to the lesion's logit: the belief is calibrated, and what is undecided comes out as
-    none.
+    `forbidden` (B, K, X) bool on the sampler's own grid marks classes that no belief may hold at that x; `lean`
+    (B, K, X) is added to the logits there, so that a class takes more or less room than it would, and every belief is
+    held to the `volumes` of its case (`hold_volumes`). `known`
+    (B, *shape) holds the labels that are given and -1 elsewhere: they are clamped in every belief, and kept as they are
+    in the result. `place(t, belief)` is asked after every step, with the time in [0, 1] and the belief
+    (B, K, X, Y, Z), for the lesions' places; None keeps the old ones. Where a lesion is new, x_s is drawn again as if
+    x_0 were a lesion: without that the noise, which was drawn for a patient without one, would speak against it. From
+    then on its push is added to the lesion's logit: the belief is calibrated, and what is undecided comes out as none.
     """
     scheduler.set_timesteps(num_steps)
-    process, num_classes = scheduler.process, model.config.num_classes
-    lean, forbidden = (for_cavities(given, model.num_classes) for given in (lean, forbidden))
+    process = scheduler.process
     grid = tuple(model.config.shape)
     x_t = scheduler.initial(grid, generators).to(condition.tokens.device)
     coarse = None if known is None else coarsest(known.to(x_t.device), grid)
@@ -71,9 +68,10 @@ def sample_masks(
         if volumes is not None:
             belief = hold_volumes(belief, volumes)
         if coarse is not None:
-            belief = clamp_known(belief, coarse, num_classes)
+            given = one_hot(coarse.clamp(min=0), process.num_classes, belief.dtype)
+            belief = torch.where((coarse >= 0).unsqueeze(1), given, belief)
         x_t = scheduler.step(belief, t, x_t, generators).prev_sample
-        placed = None if place is None else place(time, belief_of_table(belief, num_classes))
+        placed = None if place is None else place(time, belief)
         if placed is not None:
             condition = replace(condition, anchors=placed.anchors.to(x_t.device))
             push = placed.push.to(logits)
@@ -84,7 +82,6 @@ def sample_masks(
     else:
         held = None if volumes is None else [[bound.class_id for bound in case] for case in volumes]
         label_maps = upsample_keeping_volumes(belief, shape, volume_ratio, held)
-    label_maps = without_cavities(label_maps, num_classes)
     return label_maps if known is None else torch.where(known.to(x_t.device) >= 0, known.to(label_maps), label_maps)
 
 

@@ -46,7 +46,7 @@ OF_STAGE = {
 }
 
 #: What belongs to the vocabulary of a model, not to its size.
-_OF_THE_TABLE = {"num_classes", "fields", "lesion_class", "tissues", "cavities"}
+_OF_THE_TABLE = {"num_classes", "fields", "lesion_class", "tissues"}
 
 
 def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any]) -> dict[str, Any]:

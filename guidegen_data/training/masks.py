@@ -21,7 +21,6 @@ from guidegen_data.cleanup import nearest_kept
 from guidegen_data.errors import ModelError
 from guidegen_data.lesions import MIN_LESION_VOXELS, lesion_size_mm
 from guidegen_data.models.anchors import anchor_balls
-from guidegen_data.models.cavities import with_cavities
 from guidegen_data.models.layout import block_fractions
 from guidegen_data.models.mask_sampler import LayoutInput, MaskCondition, MaskSampler
 from guidegen_data.models.text import TextEncoder
@@ -47,8 +46,7 @@ def coarsen_labels(label_map: np.ndarray, anatomy: Anatomy, factor: int = 2) -> 
     best = np.zeros((x, y, z), np.float32)
     out = np.zeros((x, y, z), np.uint8)
     for value in np.unique(label_map):
-        name = anatomy.classes[int(value)].name if value < anatomy.num_classes else ""
-        weight = _FINE_WEIGHT.get(name, 1.0)
+        weight = _FINE_WEIGHT.get(anatomy.classes[int(value)].name, 1.0)
         share = (blocks == value).sum(axis=-1, dtype=np.float32) * weight
         wins = share > best
         best[wins], out[wins] = share[wins], value
@@ -84,7 +82,7 @@ class MaskData:
     """Label maps (N, X, Y, Z) uint8, their lesions' places (N, M, 4), and for V versions of each what is told of it:
     tokens (N, V, L, D) float16 and fields (N, V, F) float32. `volume_ratio` (K,) is the volume of a class in the fine
     maps over its volume in the coarse ones, 1 where it has none: see `upsample_keeping_volumes`. `healthy` (N, X, Y, Z)
-    are the label maps with every lesion voxel given to its neighbours, without cavities: layouts are made of those."""
+    are the label maps with every lesion voxel given to its neighbours: layouts are made of those."""
 
     labels: Tensor
     places: Tensor
@@ -157,7 +155,7 @@ def fit_layouts(network: MaskSampler, data: MaskData) -> None:
     if network.layout is None:
         return
     space = network.layout.space
-    fractions = torch.cat([block_fractions(m[None], space.num_classes, space.grid) for m in data.healthy.cpu()])
+    fractions = torch.cat([block_fractions(m[None], network.num_classes, space.grid) for m in data.healthy.cpu()])
     if not space.basis.any():
         space.fit(fractions)
     layouts = space.project(fractions)
@@ -174,10 +172,9 @@ def load_mask_data(
     versions: int = 3,
     workers: int = 1,
     leave_out: Sequence[str] = (),
-    cavities: bool = False,
 ) -> MaskData:
     """Reads a prepared folder but the cases of `leave_out` once, with so many processes; what training needs of it is
-    kept there for the next run. With `cavities` air within the body is a class after those of the table.
+    kept there for the next run.
 
     ModelError when the sampler's grid `shape` is no whole fraction of the anatomy's.
     """
@@ -188,14 +185,13 @@ def load_mask_data(
             f"the sampler's grid {shape} must be a whole fraction of the {anatomy.name} table's {anatomy.shape}; give "
             f"the anatomy another shape, or start without --init."
         )
-    told = "cavities" if cavities else "healthy"
-    cache = folder / f"masks-{_fingerprint(paths)}-f{factor}-v{versions}-{told}.pt"
+    cache = folder / f"masks-{_fingerprint(paths)}-f{factor}-v{versions}-healthy.pt"
     if not cache.exists():
-        held = _read_mask_data(paths, _CaseReader(anatomy, encoder, factor, versions, cavities), workers)
+        held = _read_mask_data(paths, _CaseReader(anatomy, encoder, factor, versions), workers)
         part = cache.with_suffix(".part")
         torch.save(held, part)
         os.replace(part, cache)
-    return MaskData(**torch.load(cache, weights_only=True), num_classes=anatomy.num_classes + cavities)
+    return MaskData(**torch.load(cache, weights_only=True), num_classes=anatomy.num_classes)
 
 
 def _fingerprint(paths: list[Path]) -> str:
@@ -226,23 +222,18 @@ class _CaseReader:
     encoder: TextEncoder
     factor: int
     versions: int
-    cavities: bool
 
     def __call__(self, numbered: tuple[int, Path]) -> dict[str, np.ndarray]:
         register(self.anatomy)  # another process knows our own tables only
         number, path = numbered
-        case, names = load_case(path), field_names(self.anatomy)
-        num_classes = self.anatomy.num_classes + self.cavities
-        label_map = with_cavities(case.label_map, self.anatomy.num_classes) if self.cavities else case.label_map
-        coarse = coarsen_labels(label_map, self.anatomy, self.factor)
-        healthy = nearest_kept(coarse, coarse == self.anatomy.lesion_id)
-        healthy[healthy >= self.anatomy.num_classes] = 0
-        fine_volumes = np.bincount(label_map.ravel(), minlength=num_classes) / self.factor**3
+        case, num_classes, names = load_case(path), self.anatomy.num_classes, field_names(self.anatomy)
+        coarse = coarsen_labels(case.label_map, self.anatomy, self.factor)
+        fine_volumes = np.bincount(case.label_map.ravel(), minlength=num_classes) / self.factor**3
         rng = np.random.default_rng(number)
         told = [vary(case.findings, rng) for _ in range(self.versions)]
         return {
             "labels": coarse,
-            "healthy": healthy,
+            "healthy": nearest_kept(coarse, coarse == self.anatomy.lesion_id),
             "places": lesion_places(case.label_map, self.anatomy, self.factor),
             "tokens": tokens_of(self.encoder, told, path),
             "fields": np.stack([field_values(f, names) for f in told]),

@@ -31,12 +31,6 @@ def put_part(model: Path, part: str, network: nn.Module, stage: str, run: Path, 
     card.write_text(with_stage(_text_of(card), stage, run, checkpoint), encoding="utf-8")
 
 
-def put_scheduler(model: Path, num_classes: int) -> None:
-    """Lets the model's categorical process draw so many classes; the rest of its settings stay."""
-    path = model / "mask_scheduler" / "scheduler_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_classes": num_classes}, indent=2) + "\n")
-
-
 def put_reader(model: Path, reader: nn.Module, least: dict[str, float], section: str) -> None:
     """Writes a second reader into a model folder, in place of one that was there, and its section into the card."""
     _put(model, "second_reader", reader, {"least_read_dice": least})

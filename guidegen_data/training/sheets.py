@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.models.autoencoder import CTAutoencoder
-from guidegen_data.models.cavities import without_cavities
 from guidegen_data.models.mask_sampler import MaskCondition
 from guidegen_data.models.sampling import sample_masks
 
@@ -45,7 +44,7 @@ def mask_sheet(
     """Label maps (B, X, Y, Z) above those drawn from the same findings, in the coronal plane of most labels."""
     generators = [torch.Generator().manual_seed(k) for k in range(len(real))]
     made = sample_masks(model, scheduler, condition, generators, tuple(real.shape[1:]), _MASK_STEPS, 1.5)
-    label_sheet(without_cavities(real, anatomy.num_classes), made, anatomy, path)
+    label_sheet(real, made, anatomy, path)
 
 
 def label_sheet(real: Iterable[Tensor], made: Iterable[Tensor], anatomy: Anatomy, path: Path) -> None:

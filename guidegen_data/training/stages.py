@@ -118,19 +118,17 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     parallel, device = join(setting.device)
     anatomy, fit_config = setting.anatomy, setting.recipe.fit
     network = initial_network(setting.initial, Initial.MASKS, setting.recipe.network)
-    cavities = bool(tissue_ids(anatomy))  # where the body has a class, so has the air in it
-    table = {"num_classes": anatomy.num_classes, "lesion_class": anatomy.lesion_id, "cavities": cavities}
+    table = {"num_classes": anatomy.num_classes, "lesion_class": anatomy.lesion_id}
     model = MaskSampler(fields=field_names(anatomy), **table, **network)
     shape = tuple(model.config.shape)
     held = validation_folder(folder) if fit_config.validate_every else None
     with parallel.first():
         read = partial(load_mask_data, anatomy=anatomy, encoder=TextEncoder(), shape=shape, workers=setting.workers)
-        read = partial(read, cavities=cavities)
         data = read(training_folder(folder), leave_out=setting.leave_out).to(device)
         apart = None if held is None else read(held).to(device)
     if parallel.is_main and not has_state(setting.run_dir):
         write_volume_ratio(data.volume_ratio, setting.run_dir)
-    scheduler = CategoricalScheduler(num_classes=model.num_classes)
+    scheduler = CategoricalScheduler(num_classes=anatomy.num_classes)
     weight = data.class_weight().to(device)
 
     def loss_on(data: MaskData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
