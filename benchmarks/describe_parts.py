@@ -127,3 +127,14 @@ def found(figures: dict[str, Any]) -> str:
 
 def _found_cell(of: dict[str, Any] | None) -> str:
     return "" if of is None else f"{of['dice']:.2f} ({of['hardly_found']} of {of['n']})"
+
+
+def airway(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """In how much of the neck below the larynx the body closes around air, and how large the hole is there."""
+    return [
+        (
+            f"{what}: slices below the larynx that close around an airway / its median area (N = {told['num']})",
+            f"{told['share_of_slices_closed']:.1%} / {told['median_area_mm2']:.0f} mm2",
+        )
+        for what, told in ((what, figures[what]) for what in ("real", "generated"))
+    ]
