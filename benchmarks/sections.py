@@ -174,6 +174,7 @@ SECTIONS: dict[str, dict[str, Describe]] = {
         "evaluation_head_neck_no_targets": of.evaluation,
         "airway": part.airway,
         "airway_no_targets": part.airway,
+        "airway_donor": part.airway,
         "evaluation_head_neck_before_decoder": of.evaluation,
         "evaluation_head_neck_cut_scans": of.evaluation,
         "evaluation_head_neck_scans_as_they_are": of.evaluation,
