@@ -56,7 +56,8 @@ def _notes(name: str, record: dict[str, Any], machine: dict[str, Any]) -> str:
     """What is to be said of a result beside its command, in brackets: another machine, weights that are gone."""
     elsewhere = name in TIMED and not _same(record["machine"], machine)
     notes = [f"on {_named(record['machine'])}"] if elsewhere else []
-    notes += [] if of_now(record["figures"]) else [_EARLIER]
+    of_another = "DONORS" in record["command"]  # the downstream test's own generator was never the package's
+    notes += [] if of_another or of_now(record["figures"]) else [_EARLIER]
     return f" ({'; '.join(notes)})" if notes else ""
 
 

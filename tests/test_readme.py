@@ -37,6 +37,12 @@ def test_figures_are_of_earlier_weights_once_a_part_that_made_them_is_gone() -> 
     assert images["parts_sha256"]["tissue_network"] == ""  # it has none
 
 
+def test_figures_of_the_donors_generator_are_not_called_earlier_ones_of_the_package() -> None:
+    told = [line for line in FIGURES.read_text().splitlines() if line.startswith("`python") and "DONORS" in line]
+    assert any("benchmarks.airway" in line for line in told)
+    assert not any("earlier weights" in line for line in told)
+
+
 def test_the_readme_holds_one_test_command_and_one_that_generates() -> None:
     blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
     assert sum("guidegen-shard --n 4" in block and "pip install" in block for block in blocks) == 1
