@@ -14,6 +14,7 @@ Describe = Callable[[dict[str, Any]], list[tuple[str, str]] | str]
 #: Results whose tables tell seconds.
 TIMED = (
     "throughput_epyc",
+    "maisi",
     "mask_networks",
     "ct_solvers",
     "ct_solvers50",
