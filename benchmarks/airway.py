@@ -31,6 +31,8 @@ _ASIDE_MM = 25.0
 #: Smaller holes are gaps of a voxel or so between tissues, not a trachea.
 _LEAST_MM2 = 60.0
 _SHOWN = 8
+#: Neighbours within an axial slice.
+_IN_PLANE = ndimage.generate_binary_structure(2, 1)[..., None]
 
 
 def holes_mm2(label_map: np.ndarray, anatomy: Anatomy) -> np.ndarray | None:
@@ -49,14 +51,14 @@ def holes_mm2(label_map: np.ndarray, anatomy: Anatomy) -> np.ndarray | None:
         return None
     middle, aside = int(np.median(np.nonzero(larynx)[0])), round(_ASIDE_MM / x_mm)
     body = label_map[:, :, bottom:top] > 0
-    filled = np.stack([ndimage.binary_fill_holes(body[:, :, z]) for z in range(top - bottom)], axis=2)
-    near = (filled & ~body)[max(middle - aside, 0) : middle + aside]
-    return near.sum(axis=(0, 1)) * x_mm * y_mm
+    enclosed = ndimage.binary_fill_holes(body, _IN_PLANE) & ~body
+    return enclosed[max(middle - aside, 0) : middle + aside].sum(axis=(0, 1)) * x_mm * y_mm
 
 
-def airways(label_maps: Sequence[np.ndarray], anatomy: Anatomy) -> dict[str, Any]:
-    """Of label maps with a larynx: how many, the mean share of slices with an airway, and its median area in them."""
-    held = [areas for m in label_maps if (areas := holes_mm2(m, anatomy)) is not None]
+def airways(holes: Sequence[np.ndarray | None]) -> dict[str, Any]:
+    """Of what `holes_mm2` says of label maps: how many have a neck below a larynx, the mean share of its slices with an
+    airway, and the median area of that."""
+    held = [areas for areas in holes if areas is not None]
     closed = [areas[areas >= _LEAST_MM2] for areas in held]
     shares = [len(c) / len(a) for c, a in zip(closed, held, strict=True)]
     areas = np.concatenate(closed) if closed else np.zeros(0)
@@ -97,9 +99,10 @@ def main() -> None:
         (draft,) = pipe.draft([case.findings], [case.findings.prompt()], [f"case-{number}"], [number])
         made.append(draft.label_map)
     measured = {"real": [c.label_map for c in real], "generated": made}
-    figures = {what: airways(maps, pipe.anatomy) for what, maps in measured.items()}
+    holes = {what: [holes_mm2(m, pipe.anatomy) for m in maps] for what, maps in measured.items()}
+    figures = {what: airways(areas) for what, areas in holes.items()}
     name = args.name or f"airway_{Path(args.model).name.replace('-', '_')}"
-    shown = [number for number, m in enumerate(measured["real"]) if holes_mm2(m, pipe.anatomy) is not None][:_SHOWN]
+    shown = [number for number, areas in enumerate(holes["real"]) if areas is not None][:_SHOWN]
     rows = [[maps[number] for number in shown] for maps in measured.values()]
     sheet(rows, pipe.anatomy).save(RESULTS / f"{name}.png")
     save(name, {**weights(args.model, LABEL_MAP_PARTS), "num_cases": len(made), **figures})

@@ -131,10 +131,9 @@ def _found_cell(of: dict[str, Any] | None) -> str:
 
 def airway(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """In how much of the neck below the larynx the body closes around air, and how large the hole is there."""
-    return [
-        (
-            f"{what}: slices below the larynx that close around an airway / its median area (N = {told['num']})",
-            f"{told['share_of_slices_closed']:.1%} / {told['median_area_mm2']:.0f} mm2",
-        )
-        for what, told in ((what, figures[what]) for what in ("real", "generated"))
-    ]
+    rows = []
+    for what in ("real", "generated"):
+        told = figures[what]
+        row = f"{what}: slices below the larynx that close around an airway / its median area (N = {told['num']})"
+        rows.append((row, f"{told['share_of_slices_closed']:.1%} / {told['median_area_mm2']:.0f} mm2"))
+    return rows

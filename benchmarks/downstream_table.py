@@ -58,12 +58,9 @@ def markdown(figures: dict[str, Any]) -> str:
         lines += [_organs(k, ARM_NAMES[arm], row["against_real"]) for k, arm, row in compared]
     if spread := [(k, arm, row["against_real"]) for k, arm, row in compared if "cases" in row["against_real"]]:
         lines += ["", *_spread_table(spread)]
-    worth = []
-    for k, arm, row in compared:  # results of before are set beside the largest k, not the next
-        worth += [
-            (k, arm, row[f"against_{which}_real"]) for which in ("more", "most") if f"against_{which}_real" in row
-        ]
-    if worth:
+    # Results of before hold "most": beside the largest k, not the next.
+    beside_more = ((k, arm, row.get("against_more_real") or row.get("against_most_real")) for k, arm, row in compared)
+    if worth := [(k, arm, held) for k, arm, held in beside_more if held]:
         lines += _by_organ("Dice beside more real patients alone (95 %)")
         lines += [_worth(*row) for row in worth]
     for other, words in _BESIDE.items():

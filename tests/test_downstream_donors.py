@@ -144,6 +144,14 @@ def test_a_gain_of_few_patients_and_organs_is_told_as_one() -> None:
     assert "5 + GuideGen, half of the patches, beside 40 alone: +0.010" in told
 
 
+def test_an_interval_above_zero_is_not_enough_for_holms_p() -> None:
+    for gains, significant in ((np.full(12, 0.1), True), (np.array([*[0.7] * 4, *[-0.01] * 9]), False)):
+        held = summary([run("real", 0 * gains), run("guidegen-0.5", gains)], list(ARMS))
+        compared = held["k"]["5"]["guidegen-0.5"]["against_real"]
+        assert compared["dice"]["interval_95"][0] > 0
+        assert (compared["p_holm"] < 0.05) is significant
+
+
 def test_the_donor_setting_hands_its_sources_the_donors(tmp_path, monkeypatch) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     benchmark = object.__new__(Benchmark)
