@@ -15,6 +15,7 @@ from guidegen_data.models.mask_sampler import (
     CategoricalProcess,
     MaskCondition,
     MaskSampler,
+    beside_thin,
     fold,
     fold_one_hot,
     mask_loss,
@@ -143,6 +144,36 @@ def test_equal_class_weights_give_plain_cross_entropy(mask_model: MaskSampler) -
     logits = mask_model(x_t, t / 50, process.abar.float()[t], told(2))
     torch.testing.assert_close(losses[0], torch.nn.functional.cross_entropy(logits, labels))
     assert losses[1] != losses[0]
+
+
+def test_walls_and_tubes_are_thin_and_blocks_are_not() -> None:
+    labels = torch.ones(1, 20, 12, 12, dtype=torch.int64)
+    labels[:, 8:10] = 2  # a wall of two voxels, with other classes at either side
+    labels[:, 10:] = 3
+    marked = beside_thin(labels)[0]
+    assert torch.equal(marked.amax(dim=(1, 2)), marked.amin(dim=(1, 2))), "a wall all along"
+    assert marked[:, 6, 6].nonzero().flatten().tolist() == [7, 8, 9, 10]
+    labels[:, 8:11] = 2
+    assert not beside_thin(labels).any(), "three voxels are a block"
+    labels[:, 10:, 5:7, 5:7] = 2  # a tube
+    assert beside_thin(labels)[0, 15, :, 6].nonzero().flatten().tolist() == [4, 5, 6, 7]
+
+
+def test_thin_parts_count_as_often_as_they_are_told_to(mask_model: MaskSampler) -> None:
+    process = CategoricalProcess(cosine_abar(50), 5)
+    labels = torch.zeros(1, 8, 8, 8, dtype=torch.int64)
+    labels[:, 4:] = 3
+    blocks = labels.clone()
+    labels[:, :, :, 4] = 1
+
+    def loss(of: torch.Tensor, weight: float) -> float:
+        same = torch.Generator().manual_seed(5)
+        return mask_loss(mask_model, process, of, told(1), torch.ones(5), same, thin_weight=weight)["total"].item()
+
+    assert loss(blocks, 4) == loss(blocks, 0)
+    thin = [loss(labels, weight) for weight in (0, 1, 4)]
+    assert thin[2] - thin[0] == pytest.approx(4 * (thin[1] - thin[0]), rel=1e-4)
+    assert thin[1] > thin[0]
 
 
 def two_prompts(pipe) -> MaskCondition:

@@ -120,6 +120,9 @@ BEGUN |= {"cases_sha256": "a", "autoencoder": {"recipe": "tiny", "steps": 4, "ca
         ({"started_from_sha256": "b"}, "--init"),
         ({"adversarial": 0.02}, "--adversarial"),
         ({"adversarial": 0.0}, "--adversarial"),
+        ({"thin_weight": 4.0}, "--thin-weight"),
+        ({"redrawn_by": "torso"}, "--redrawn-by"),
+        ({"redrawn_by_sha256": "b"}, "--redrawn-by"),
     ],
 )
 def test_a_run_is_resumed_with_what_it_was_begun_with(tmp_path, change, told) -> None:

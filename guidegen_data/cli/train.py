@@ -46,6 +46,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="detail: the classes to draw anew, such as no report tells the size of (default: those of --init)",
     )
     parser.add_argument(
+        "--thin-weight",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="masks: parts less than three voxels thick, and what lies beside them, count 1 + WEIGHT times, so that "
+        "walls and tubes close (e.g. 4; default 0)",
+    )
+    parser.add_argument(
+        "--redrawn-by",
+        metavar="MODEL",
+        help="detail: learn from label maps as the stage 1 of this model draws them, with its errors, instead of "
+        "smoothed ones (slower)",
+    )
+    parser.add_argument(
         "--loose-tissues",
         action="store_true",
         help="slices: learn from smoothed tissues of the table (those cut out by HU, as soft tissue and bone of "
@@ -165,7 +179,7 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
 
     _check_options(args)
     left_out = tuple(args.leave_out)
-    beside = (args.autoencoder, args.tissue, args.distil, args.adversarial)
+    beside = (args.autoencoder, args.tissue, args.distil, args.adversarial, args.redrawn_by, args.thin_weight)
     about = about_run(args.stage, args.recipe, anatomy, args.data, args.init, left_out, *beside)
     check_about(args.run, about)
     if os.environ.get("RANK", "0") == "0":
@@ -175,7 +189,7 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
     if args.stage == "autoencoder":
         return stages.train_autoencoder(args.data, setting)
     if args.stage == "masks":
-        return stages.train_masks(args.data, setting)
+        return stages.train_masks(args.data, setting, args.thin_weight)
     if args.stage == "decoder":
         from guidegen_data.training.decoder import train_decoder
 
@@ -183,7 +197,7 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
     if args.stage == "detail":
         from guidegen_data.training.detail import train_detail
 
-        return train_detail(args.data, setting, args.classes)
+        return train_detail(args.data, setting, args.classes, args.redrawn_by)
     if args.stage == "tissue":
         from guidegen_data.training.tissue import train_tissue
 
@@ -211,6 +225,12 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ModelError(f"--tissue is for slices, not for {args.stage}; leave it.")
     if args.classes and args.stage != "detail":
         raise ModelError(f"--classes is for detail, not for {args.stage}; leave it.")
+    if args.thin_weight and args.stage != "masks":
+        raise ModelError(f"--thin-weight is for masks, not for {args.stage}; leave it.")
+    if args.thin_weight < 0:
+        raise ModelError(f"--thin-weight is a weight of at least 0, got {args.thin_weight}.")
+    if args.redrawn_by and args.stage != "detail":
+        raise ModelError(f"--redrawn-by is for detail, not for {args.stage}; leave it.")
     if args.loose_tissues and args.stage != "slices":
         raise ModelError(f"--loose-tissues is for slices, not for {args.stage}; leave it.")
     if args.distil and (args.stage != "slices" or not args.init):

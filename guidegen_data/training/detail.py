@@ -15,12 +15,13 @@ from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.detail import DetailNetwork
 from guidegen_data.models.folded_unet import check_sides
-from guidegen_data.sources.prepared import case_paths, load_label_map, training_paths, validation_folder
+from guidegen_data.sources.prepared import case_paths, load_case, load_label_map, training_paths, validation_folder
 from guidegen_data.tissue_rule import smoothed
 from guidegen_data.training.beside import same_table
 from guidegen_data.training.fit import Step, step_generator
 from guidegen_data.training.initial import Initial, initial_network, start_from
 from guidegen_data.training.parallel import join
+from guidegen_data.training.redrawn import Redrawer
 from guidegen_data.training.sheets import detail_sheet
 from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
 
@@ -34,8 +35,13 @@ _SHEET_CASES, _SHEET_STEPS = 4, 8
 _TRIES = 100
 
 
-def train_detail(folder: Path, setting: Setting, classes: Sequence[str] = ()) -> Iterator[Step]:
+def train_detail(
+    folder: Path, setting: Setting, classes: Sequence[str] = (), redrawn_by: str | None = None
+) -> Iterator[Step]:
     """Trains a DetailNetwork for these classes on a prepared folder, label maps read from disk at every draw.
+
+    It learns from smoothed and broken ones, or from what the stage 1 of the model `redrawn_by` makes of them (see
+    `training.redrawn`).
 
     Classes default to those of the network to start from. ModelError where there are none, or of another label table,
     for background, for the lesion class, for other classes than the run was begun with, and where the field cannot be
@@ -51,6 +57,7 @@ def train_detail(folder: Path, setting: Setting, classes: Sequence[str] = ()) ->
     _check_begun_with(setting.run_dir, sizes["classes"])
     network = DetailNetwork(num_classes=anatomy.num_classes, **sizes)
     check_sides(anatomy.shape, network.multiple)
+    redraw = None if redrawn_by is None else Redrawer(redrawn_by, anatomy, device)
     paths = training_paths(folder, setting.leave_out)
     held = validation_folder(folder) if fit_config.validate_every else None
     apart = None if held is None else case_paths(held)
@@ -60,7 +67,7 @@ def train_detail(folder: Path, setting: Setting, classes: Sequence[str] = ()) ->
             assert isinstance(model, DetailNetwork)
             losses = []
             for _ in range(fit_config.batch_size):  # one by one: every case has its own box
-                pair = _pair(paths, anatomy, sizes["classes"], generator)
+                pair = _pair(paths, anatomy, sizes["classes"], generator, redraw)
                 losses.append(detail_loss(model, *pair, generator))
             return {"total": torch.stack(losses).mean()}
 
@@ -69,7 +76,7 @@ def train_detail(folder: Path, setting: Setting, classes: Sequence[str] = ()) ->
     def sheet(model: nn.Module, path: Path) -> None:
         assert isinstance(model, DetailNetwork)
         generator = step_generator(SHEET_SEED, 0)
-        pairs = [_pair(apart or paths, anatomy, sizes["classes"], generator) for _ in range(_SHEET_CASES)]
+        pairs = [_pair(apart or paths, anatomy, sizes["classes"], generator, redraw) for _ in range(_SHEET_CASES)]
         coarse = torch.stack([c for _, c in pairs]).to(device)
         made = model.draw(coarse, [generator] * len(coarse), _SHEET_STEPS)
         detail_sheet([r for r, _ in pairs], coarse, made, anatomy, model.config.classes, path)
@@ -99,17 +106,24 @@ def detail_loss(network: DetailNetwork, real: Tensor, coarse: Tensor, generator:
 
 
 def _pair(
-    paths: Sequence[Path], anatomy: Anatomy, classes: Sequence[int], generator: torch.Generator
+    paths: Sequence[Path],
+    anatomy: Anatomy,
+    classes: Sequence[int],
+    generator: torch.Generator,
+    redraw: Redrawer | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A real label map (X, Y, Z) uint8 that holds one of the classes, and itself smoothed by random widths and broken;
-    SourceError where none of many holds any."""
+    """A real label map (X, Y, Z) uint8 that holds one of the classes, and itself redrawn, or smoothed by random widths
+    and broken; SourceError where none of many holds any."""
     for _ in range(_TRIES):
-        real = load_label_map(paths[int(torch.randint(len(paths), (), generator=generator))])
+        path = paths[int(torch.randint(len(paths), (), generator=generator))]
+        real = load_label_map(path)
         if np.isin(real, list(classes[1:])).any():
             break
     else:
         names = ", ".join(anatomy.classes[k].name for k in classes[1:])
         raise SourceError(f"of {_TRIES} cases drawn none holds {names}; prepare some that do, or name other classes.")
+    if redraw is not None:
+        return torch.from_numpy(real), redraw(load_case(path), generator)
     low, high = _WIDTHS_MM
     spread = torch.exp(_SPREAD * torch.randn(len(classes), generator=generator))
     widths = (low + (high - low) * torch.rand((), generator=generator)) * spread

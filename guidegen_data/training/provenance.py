@@ -15,7 +15,7 @@ from guidegen_data.errors import ModelError
 from guidegen_data.sources.bases import ct_paths, is_raw
 from guidegen_data.sources.prepared import case_paths, cases_digest, training_paths, validation_folder, write_text
 from guidegen_data.training.beside import same_table
-from guidegen_data.training.initial import OF_STAGE, initial_digest
+from guidegen_data.training.initial import OF_STAGE, Initial, initial_digest
 from guidegen_data.training.run_state import has_state
 
 #: In a run's folder.
@@ -38,6 +38,9 @@ _GIVEN_BY = {
     "tissue": "--tissue",
     "distilled_from_steps": "--distil",
     "adversarial": "--adversarial",
+    "thin_weight": "--thin-weight",
+    "redrawn_by": "--redrawn-by",
+    "redrawn_by_sha256": "--redrawn-by",
 }
 
 
@@ -88,17 +91,24 @@ def about_run(
     tissue: Path | None = None,
     distil: int = 0,
     adversarial: float = 0.0,
+    redrawn_by: str | None = None,
+    thin_weight: float = 0.0,
 ) -> dict[str, Any]:
     """What a run of a stage is trained on and starts from, and how the networks that it takes over were trained.
 
     With `distil` also that it learns from what the model it starts from makes in so many steps; of a decoder also the
-    weight of its discriminator, 0 for none. ModelError where the model to start from has no part for this stage.
+    weight of its discriminator, 0 for none, and of detail the model whose stage 1 redraws its label maps, of stage 1
+    the weight of thin parts. ModelError where the model to start from has no part for this stage.
     """
     # The name alone: a card is copied to others, and where a folder lay is nobody's business.
     about = {"recipe": recipe, "started_from": initial and Path(initial).name, **data_facts(data, leave_out)}
     about |= {"started_from_sha256": initial_digest(initial, OF_STAGE[stage])} if initial else {}
     about |= {"distilled_from_steps": distil} if distil else {}
     about |= {"adversarial": adversarial} if stage == "decoder" else {}
+    about |= {"thin_weight": thin_weight} if thin_weight else {}
+    if redrawn_by:
+        about["redrawn_by"] = Path(redrawn_by).name
+        about["redrawn_by_sha256"] = initial_digest(redrawn_by, Initial.MASKS)
     taken_over = _json(Path(initial) / FILE_NAME) if initial and stage == "slices" else {}
     if initial and not same_table(initial, anatomy):
         taken_over.pop("tissue", None)  # those are around other classes: these slices are told of none
@@ -251,6 +261,10 @@ def _row(stage: str, facts: dict[str, Any]) -> str:
         started += f", which it copies in fewer than its {distilled} steps a slice"
     if weight := facts.get("adversarial"):
         started += f", beside a discriminator of weight {weight:g}"
+    if weight := facts.get("thin_weight"):
+        started += f", thin parts counted {1 + weight:g} times"
+    if redrawn_by := facts.get("redrawn_by"):
+        started += f", on label maps redrawn by {redrawn_by}"
     if left_out := facts.get("left_out"):
         started += f", without {', '.join(left_out)}"
     steps = f"{facts['steps']} of {facts['examples_a_step']}" if {"steps", "examples_a_step"} <= set(facts) else "?"

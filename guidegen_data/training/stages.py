@@ -113,8 +113,8 @@ def train_autoencoder(folder: Path, setting: Setting) -> Iterator[Step]:
     yield from fit_stage(model, loss_of, setting, parallel, device, loss_apart if apart else None, sheet)
 
 
-def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
-    """Trains stage 1 on a prepared folder."""
+def train_masks(folder: Path, setting: Setting, thin_weight: float = 0.0) -> Iterator[Step]:
+    """Trains stage 1 on a prepared folder; thin parts and what lies beside them count `1 + thin_weight` times."""
     parallel, device = join(setting.device)
     anatomy, fit_config = setting.anatomy, setting.recipe.fit
     network = initial_network(setting.initial, Initial.MASKS, setting.recipe.network)
@@ -134,7 +134,7 @@ def train_masks(folder: Path, setting: Setting) -> Iterator[Step]:
     def loss_on(data: MaskData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
             labels, condition = data.batch(fit_config.batch_size, generator, layouts)
-            return mask_loss(model, scheduler.process, labels, condition, weight, generator)
+            return mask_loss(model, scheduler.process, labels, condition, weight, generator, thin_weight=thin_weight)
 
         return loss_of
 
