@@ -2,9 +2,10 @@
 
 The head-neck model of the package learned from all 170 training patients of OpenKBP. Here is one of the 130 donors
 alone (`benchmarks.openkbp_split`), 113 of them and 17 to choose by, as `benchmarks.donor_training` trained it on. What
-that began with comes with --first: the package's weights from before the last part of stage 1's training, with the
-image stage, which had learned from donors alone too. The model card at the image stage's commit still describes the
-image stage before it, which ended on all 170; the card of the next commits (d5a0b13) describes this one.
+that began with comes with --second, and what that one began with with --first: the package's weights from before the
+last part of stage 1's training, with the image stage, which had learned from donors alone too. The model card at the
+image stage's commit still describes the image stage before it, which ended on all 170; the card of the next commits
+(d5a0b13) describes this one.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FOLDER = "guidegen_data/weights/head-neck"
-#: The commit that holds the generator as it was trained on.
-TRAINED_ON = "d88ef37"
+#: The commits that hold the generator as it was trained on, and as it was before that.
+TRAINED_ON, SECOND = "d88ef37", "d88ef37"
 #: Commits whose stage 1 and image stage learned from donors alone: what it began with.
 STAGE_1, IMAGE_STAGE = "c8f344a", "4b89d6e"
 _CARD = f"""# Head-neck model of 130 donors
@@ -49,8 +50,17 @@ def unpack(commit: str, out: Path) -> None:
 
 def donor_model(out: Path) -> None:
     """The model folder as it was trained on; whole or not there."""
+    _held(TRAINED_ON, out)
+
+
+def second_donor_model(out: Path) -> None:
+    """The model folder as it was before that; whole or not there."""
+    _held(SECOND, out)
+
+
+def _held(commit: str, out: Path) -> None:
     with tempfile.TemporaryDirectory() as made:
-        unpack(TRAINED_ON, Path(made) / "model")
+        unpack(commit, Path(made) / "model")
         shutil.copytree(Path(made) / "model", out)
 
 
@@ -74,11 +84,18 @@ def main() -> None:
     """Writes the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="new model folder")
-    parser.add_argument("--first", action="store_true", help="as it was before it was trained on")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--second", action="store_true", help="as it was before its stage 1 and detail were trained on")
+    which.add_argument("--first", action="store_true", help="what that one began with")
     args = parser.parse_args()
     if args.out.exists():
         sys.exit(f"{args.out} is there already; choose a new folder.")
-    (first_donor_model if args.first else donor_model)(args.out)
+    if args.first:
+        first_donor_model(args.out)
+    elif args.second:
+        second_donor_model(args.out)
+    else:
+        donor_model(args.out)
     print(f"{args.out}: --model of `python -m benchmarks.downstream ... --setting donor`")
 
 

@@ -36,7 +36,8 @@ _HEAD = ("k", "trained on", "whole scans", "cut scans", "all", "p (Holm)", "all 
 _PARTS = {
     "_imaged": "cleared scans",
     "_float32": "in float32",
-    "_history": "the generator before it was trained on",
+    "_second": "the generator before",
+    "_history": "the first generator",
     "_largest": "the largest piece of each organ kept",
 }
 

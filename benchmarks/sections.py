@@ -112,7 +112,10 @@ SECTIONS: dict[str, dict[str, Describe]] = {
         "downstream_strict_2400_imaged": downstream_table.markdown,
         "downstream_found": part.found,
     },
-    "The same, with the generator before it was trained on": {
+    "The same, with the generator before": {
+        "downstream_donor_2400_imaged_float32_second": downstream_table.markdown,
+    },
+    "The same, with the first generator": {
         "downstream_donor_2400_imaged_float32_history": downstream_table.markdown,
         "downstream_donor_2400_imaged_float32_history_largest": downstream_table.markdown,
         "downstream_found_history": part.found,

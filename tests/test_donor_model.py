@@ -37,10 +37,13 @@ def test_stage_1_is_that_of_the_donors_and_the_image_stage_the_better_one(tmp_pa
     with pytest.raises(SystemExit):
         donor_model.first_donor_model(tmp_path / "half")
     assert not (tmp_path / "half").exists()
-    monkeypatch.setattr(donor_model, "TRAINED_ON", second)
-    donor_model.donor_model(tmp_path / "now")
-    assert (tmp_path / "now" / "mask_sampler" / "weights").read_text() == "all"
-    assert json.loads((tmp_path / "now" / "model_index.json").read_text())["volume_ratio"] == [2.5]
+    for name, held in (("TRAINED_ON", second), ("SECOND", first)):
+        monkeypatch.setattr(donor_model, name, held)
+    for words, stage_1 in (([], "all"), (["--second"], "donors")):
+        monkeypatch.setattr("sys.argv", ["donor_model", str(tmp_path / stage_1), *words])
+        donor_model.main()
+        assert (tmp_path / stage_1 / "mask_sampler" / "weights").read_text() == stage_1
+    assert json.loads((tmp_path / "all" / "model_index.json").read_text())["volume_ratio"] == [2.5]
     monkeypatch.setattr(donor_model, "TRAINED_ON", "0" * 40)
     with pytest.raises(SystemExit, match="use a full clone"):
         donor_model.donor_model(tmp_path / "half")
