@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.nnunet_route import Commands
 from benchmarks.openkbp_split import link_donors
 from guidegen_data.sources.prepared import case_paths
+from guidegen_data.training.completion import FIGURES
 
 #: A patient's files without the target volume: in a label map it would take the voxels of the organs under it.
 ORGAN_FILES = ("ct.nii.gz", "label.nii.gz")
@@ -20,12 +21,15 @@ COMPLETED = ("brainstem", "right parotid", "left parotid", "esophagus", "larynx"
 
 
 def donor_cases(openkbp: Path, work: Path) -> list[Path]:
-    """Prepared training cases of the donors, in the order of their shuffled names' split; made where they are missing.
+    """Prepared training cases of the donors, in the order of their shuffled names' split; made where they are missing,
+    and taken as they are where `work/completed` holds them.
 
     The 17 donors that a generator's weights are chosen by test the network that completes, and are none of these.
     """
-    link_donors(openkbp, work / "source", ORGAN_FILES)
-    return case_paths(complete_donors(work) / "train")
+    if not (work / "completed" / FIGURES).exists():
+        link_donors(openkbp, work / "source", ORGAN_FILES)
+        complete_donors(work)
+    return case_paths(work / "completed" / "train")
 
 
 def complete_donors(work: Path, prepare: Sequence[object] = (), complete: Sequence[object] = ()) -> Path:

@@ -4,7 +4,7 @@ In four of ten OpenKBP patients the CT was cut away above and below the treated 
 contours (`benchmarks.openkbp_imaged`). Trainings from before that was known took such slices as they are; in later ones
 they are cleared. This divides the test patients into scans that are whole and scans that were cut (more than a tenth of
 the cord's contour lies in slices without a CT), and tells what every arm of every such result gained on each: no
-training is done. `_second` and `_history` are results of what `benchmarks.donor_model` gives with --second and --first.
+training is done. `_since` and `_history` are results of generators after and before (`benchmarks.donor_model`).
 Intervals and p take patients and seeds for drawn from many (`benchmarks.crossed`); p is corrected by Holm over all rows
 of a result. Also without two damaged test patients. Writes results/downstream_scans.json and a picture of such scans,
 openkbp_imaged.png.
@@ -35,7 +35,7 @@ OF_CLEARED_SCANS = tuple(
     f"downstream_{s}_2400_imaged{p}{of}"
     for s in ("donor", "strict")
     for p in ("", "_float32")
-    for of in ("", "_largest", "_second", "_history", "_history_largest")
+    for of in ("", "_largest", "_since", "_history", "_history_largest")
 )
 
 

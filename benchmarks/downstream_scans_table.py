@@ -36,7 +36,7 @@ _HEAD = ("k", "trained on", "whole scans", "cut scans", "all", "p (Holm)", "all 
 _PARTS = {
     "_imaged": "cleared scans",
     "_float32": "in float32",
-    "_second": "the generator before",
+    "_since": "the generator trained on since",
     "_history": "the first generator",
     "_largest": "the largest piece of each organ kept",
 }

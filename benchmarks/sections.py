@@ -112,8 +112,9 @@ SECTIONS: dict[str, dict[str, Describe]] = {
         "downstream_strict_2400_imaged": downstream_table.markdown,
         "downstream_found": part.found,
     },
-    "The same, with the generator before": {
-        "downstream_donor_2400_imaged_float32_second": downstream_table.markdown,
+    "The same, with the generator trained on since": {
+        "downstream_donor_2400_imaged_float32_since": downstream_table.markdown,
+        "downstream_found_since": part.found,
     },
     "The same, with the first generator": {
         "downstream_donor_2400_imaged_float32_history": downstream_table.markdown,
@@ -179,6 +180,7 @@ SECTIONS: dict[str, dict[str, Describe]] = {
         "airway": part.airway,
         "airway_no_targets": part.airway,
         "airway_donor": part.airway,
+        "airway_donor_since": part.airway,
         "evaluation_head_neck_before_decoder": of.evaluation,
         "evaluation_head_neck_cut_scans": of.evaluation,
         "evaluation_head_neck_scans_as_they_are": of.evaluation,

@@ -86,6 +86,10 @@ def test_donors_are_completed_by_a_network_of_donors_and_given_without_targets(t
     assert [words[0] for words in commands] == ["prepare", "complete"]
     assert commands[0][2] == tmp_path / "work/source"
     assert commands[1][1] == commands[0][3]
+    (tmp_path / "work/completed").mkdir()
+    (tmp_path / "work/completed/completed.json").touch()
+    assert donor_cases(openkbp, tmp_path / "work") == [tmp_path / "work/completed/train"]
+    assert len(commands) == 2, "what is completed already, by whatever network, is taken as it is"
 
 
 def test_only_a_generator_of_donors_has_donors_and_as_many_as_are_asked_for(tmp_path) -> None:
