@@ -135,6 +135,7 @@ class StageSampling:
         volumes: Sequence[Sequence[VolumeBound]] | None = None,
         known: Tensor | None = None,
         place: Callable[[float, Tensor], Placement | None] | None = None,
+        begin: tuple[Tensor, int] | None = None,
     ) -> Tensor:
         """Stage 1: label maps (B, X, Y, Z) uint8 as the network draws them; arguments as in `models.sampling`."""
         return sample_masks(
@@ -152,6 +153,7 @@ class StageSampling:
             known,
             place,
             None if self.config.volume_ratio is None else torch.tensor(self.config.volume_ratio),
+            begin,
         )
 
     def sample_cts(

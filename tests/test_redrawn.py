@@ -1,6 +1,7 @@
 """Real label maps that stage 1 draws again: in their places, with its errors; detail learns from them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from guidegen_data.cli.main import main
 from guidegen_data.diffusion.categorical import CategoricalScheduler, one_hot
 from guidegen_data.errors import ModelError
 from guidegen_data.models.mask_sampler import MaskCondition
-from guidegen_data.models.redrawing import redrawn
+from guidegen_data.models.sampling import sample_masks
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.prepared import case_paths, load_case
 from guidegen_data.training.redrawn import Redrawer
@@ -27,6 +28,7 @@ class Seen(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.times: list[float] = []
+        self.config = SimpleNamespace(shape=GRID)
 
     def forward(self, x_t, t, abar_t, condition):
         self.times.append(float(t[0]))
@@ -37,7 +39,9 @@ def drawn(model, labels, most_noise=0.5, seed=0, **more) -> torch.Tensor:
     nothing = MaskCondition(torch.zeros(1, 1, 1), torch.zeros(1, 1), torch.zeros(1, *GRID))
     generator = torch.Generator().manual_seed(seed)
     scheduler = CategoricalScheduler(num_classes=4, last_timestep=100)
-    return redrawn(model, scheduler, labels[None], most_noise, nothing, generator, FINE, 10, **more)[0]
+    scheduler.set_timesteps(10)
+    begin = scheduler.noised(labels[None], most_noise, generator)
+    return sample_masks(model, scheduler, nothing, [generator], FINE, 10, begin=begin, **more)[0]
 
 
 def halves() -> torch.Tensor:
@@ -98,7 +102,7 @@ def test_a_redrawn_patient_is_the_same_patient(runs) -> None:
     anatomy = GuideGenPipeline.from_pretrained(runs / "model", device="cpu").anatomy
     redraw = Redrawer(str(runs / "model"), anatomy, torch.device("cpu"))
     case = load_case(case_paths(runs / "prepared" / "train")[0])
-    first, again = (redraw(case, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, again = (redraw(case.label_map, case.findings, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, again)
     assert (first.shape, first.dtype) == (torch.Size(anatomy.shape), torch.uint8)
     assert not np.array_equal(first.numpy(), case.label_map)

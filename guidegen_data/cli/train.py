@@ -8,6 +8,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+#: Options that only these stages know.
+_ONLY_FOR = {
+    "autoencoder": ("slices", "decoder"),
+    "adversarial": ("decoder",),
+    "tissue": ("slices",),
+    "classes": ("detail",),
+    "thin_weight": ("masks",),
+    "redrawn_by": ("detail",),
+    "loose_tissues": ("slices",),
+}
+
 HELP = "train one stage: autoencoder, masks, detail, tissue, slices or decoder"
 
 
@@ -213,26 +224,15 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ModelError("training slices needs --autoencoder RUN, the run folder of a trained autoencoder.")
     if args.stage == "decoder" and args.autoencoder is None:
         raise ModelError("training a decoder needs --autoencoder RUN, the run folder of the slices it is for.")
-    if args.autoencoder and args.stage not in ("slices", "decoder"):
-        raise ModelError(f"--autoencoder is for slices and the decoder, not for {args.stage}; leave it.")
+    for option, stages in _ONLY_FOR.items():
+        if getattr(args, option) and args.stage not in stages:
+            named = " and ".join("the decoder" if stage == "decoder" else stage for stage in stages)
+            raise ModelError(f"--{option.replace('_', '-')} is for {named}, not for {args.stage}; leave it.")
     if args.stage == "decoder" and args.init:
         raise ModelError("a decoder starts from its --autoencoder; leave --init.")
-    if args.adversarial and args.stage != "decoder":
-        raise ModelError(f"--adversarial is for the decoder, not for {args.stage}; leave it.")
-    if args.adversarial < 0:
-        raise ModelError(f"--adversarial is a weight of at least 0, got {args.adversarial}.")
-    if args.tissue and args.stage != "slices":
-        raise ModelError(f"--tissue is for slices, not for {args.stage}; leave it.")
-    if args.classes and args.stage != "detail":
-        raise ModelError(f"--classes is for detail, not for {args.stage}; leave it.")
-    if args.thin_weight and args.stage != "masks":
-        raise ModelError(f"--thin-weight is for masks, not for {args.stage}; leave it.")
-    if args.thin_weight < 0:
-        raise ModelError(f"--thin-weight is a weight of at least 0, got {args.thin_weight}.")
-    if args.redrawn_by and args.stage != "detail":
-        raise ModelError(f"--redrawn-by is for detail, not for {args.stage}; leave it.")
-    if args.loose_tissues and args.stage != "slices":
-        raise ModelError(f"--loose-tissues is for slices, not for {args.stage}; leave it.")
+    for option in ("adversarial", "thin_weight"):
+        if (weight := getattr(args, option)) < 0:
+            raise ModelError(f"--{option.replace('_', '-')} is a weight of at least 0, got {weight}.")
     if args.distil and (args.stage != "slices" or not args.init):
         raise ModelError("--distil is for slices, and needs --init MODEL, the model to learn from.")
     if args.distil < 0:

@@ -133,6 +133,14 @@ class CategoricalScheduler(SchedulerMixin, ConfigMixin):
         high = self.process.num_classes
         return torch.stack([torch.randint(high, shape, generator=g, device=g.device) for g in generators])
 
+    def noised(self, labels: Tensor, most_noise: float, generator: torch.Generator) -> tuple[Tensor, int]:
+        """Labels (B, *space) corrupted to one of the visited times up to `most_noise` in [0, 1], chosen at random: x_t,
+        and which of `timesteps` that is."""
+        visited = torch.nonzero(self.timesteps <= most_noise * self.process.num_timesteps).flatten()
+        index = int(visited[int(torch.randint(len(visited), (), generator=generator))])
+        t = torch.full((len(labels),), int(self.timesteps[index]))
+        return self.process.corrupt(labels, t, generator), index
+
     def step(
         self, p_x0: Tensor, timestep: Tensor | int, sample: Tensor, generators: list[torch.Generator] | None = None
     ) -> CategoricalSchedulerOutput:

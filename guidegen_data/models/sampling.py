@@ -33,6 +33,7 @@ def sample_masks(
     known: Tensor | None = None,
     place: Callable[[float, Tensor], Placement | None] | None = None,
     volume_ratio: Tensor | None = None,
+    begin: tuple[Tensor, int] | None = None,
 ) -> Tensor:
     """Label maps (B, *shape) uint8 for what a report says; case b draws from generators[b] alone.
 
@@ -48,14 +49,18 @@ def sample_masks(
     (B, K, X, Y, Z), for the lesions' places; None keeps the old ones. Where a lesion is new, x_s is drawn again as if
     x_0 were a lesion: without that the noise, which was drawn for a patient without one, would speak against it. From
     then on its push is added to the lesion's logit: the belief is calibrated, and what is undecided comes out as none.
+
+    `begin` is an x_t (B, X, Y, Z) on the sampler's grid and which of the visited times it is of (`scheduler.noised`):
+    what was there is drawn again instead of anything (SDEdit, Meng et al. 2022, for the categorical process).
     """
     scheduler.set_timesteps(num_steps)
     process = scheduler.process
     grid = tuple(model.config.shape)
-    x_t = scheduler.initial(grid, generators).to(condition.tokens.device)
+    x_t, first = (scheduler.initial(grid, generators), 0) if begin is None else begin
+    x_t = x_t.to(condition.tokens.device)
     coarse = None if known is None else coarsest(known.to(x_t.device), grid)
     belief, push = torch.empty(0), None
-    for t in scheduler.timesteps:
+    for t in scheduler.timesteps[first:]:
         time = float(t) / process.num_timesteps
         logits = _guided(model, x_t, time, float(process.abar[t]), condition, guidance)
         if push is not None:

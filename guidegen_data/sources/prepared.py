@@ -119,9 +119,20 @@ def write_text(path: Path, text: str) -> None:
 def load_case(path: Path) -> TrainingCase:
     """A prepared case; SourceError when the file is damaged."""
     with _reading(path) as data:
-        about, base = json.loads(str(data["about"]))
+        findings, base = _about(data)
         ct = data["ct_hu"].astype(np.float32) if "ct_hu" in data.files else None
-        return TrainingCase(data["label_map"], ct, Findings.from_dict(about), base)
+        return TrainingCase(data["label_map"], ct, findings, base)
+
+
+def load_findings(path: Path) -> Findings:
+    """The findings of a prepared case, without unpacking the rest; SourceError when it is damaged."""
+    with _reading(path) as data:
+        return _about(data)[0]
+
+
+def _about(data: Any) -> tuple[Findings, str]:
+    about, base = json.loads(str(data["about"]))
+    return Findings.from_dict(about), base
 
 
 def load_label_map(path: Path) -> np.ndarray:

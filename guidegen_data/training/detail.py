@@ -15,7 +15,7 @@ from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.detail import DetailNetwork
 from guidegen_data.models.folded_unet import check_sides
-from guidegen_data.sources.prepared import case_paths, load_case, load_label_map, training_paths, validation_folder
+from guidegen_data.sources.prepared import case_paths, load_findings, load_label_map, training_paths, validation_folder
 from guidegen_data.tissue_rule import smoothed
 from guidegen_data.training.beside import same_table
 from guidegen_data.training.fit import Step, step_generator
@@ -123,7 +123,7 @@ def _pair(
         names = ", ".join(anatomy.classes[k].name for k in classes[1:])
         raise SourceError(f"of {_TRIES} cases drawn none holds {names}; prepare some that do, or name other classes.")
     if redraw is not None:
-        return torch.from_numpy(real), redraw(load_case(path), generator)
+        return torch.from_numpy(real), redraw(real, load_findings(path), generator)
     low, high = _WIDTHS_MM
     spread = torch.exp(_SPREAD * torch.randn(len(classes), generator=generator))
     widths = (low + (high - low) * torch.rand((), generator=generator)) * spread

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,10 +12,8 @@ from guidegen_data.anatomy import Anatomy
 from guidegen_data.cleanup import nearest_kept
 from guidegen_data.errors import ModelError
 from guidegen_data.models.anchors import anchor_balls
-from guidegen_data.models.mask_sampler import MaskCondition
-from guidegen_data.models.redrawing import redrawn
 from guidegen_data.pipeline import GuideGenPipeline
-from guidegen_data.sources.augment import TrainingCase
+from guidegen_data.reports.findings import Findings
 from guidegen_data.training.beside import same_table
 from guidegen_data.training.masks import coarsen_labels, lesion_places
 
@@ -34,28 +35,20 @@ class Redrawer:
             raise ModelError(f"{model} draws {self.pipe.anatomy.shape} voxels, the cases have {anatomy.shape}.")
         self.device = device
 
-    def __call__(self, case: TrainingCase, generator: torch.Generator) -> Tensor:
-        """The label map (X, Y, Z) uint8 of a case as stage 1 draws it, from the generator alone."""
-        pipe, sampler = self.pipe, self.pipe.mask_sampler
+    def __call__(self, label_map: np.ndarray, findings: Findings, generator: torch.Generator) -> Tensor:
+        """A label map (X, Y, Z) uint8 as stage 1 draws it: corrupted and drawn again, from the generator alone.
+
+        What comes out otherwise than it was is of stage 1's making, while the patient lies where it lay.
+        """
+        pipe, sampler, scheduler = self.pipe, self.pipe.mask_sampler, self.pipe.mask_scheduler
         factor = pipe.anatomy.shape[0] // sampler.config.shape[0]
-        coarse = coarsen_labels(case.label_map, pipe.anatomy, factor)
-        layout = None
+        coarse = coarsen_labels(label_map, pipe.anatomy, factor)
+        x, y, z = coarse.shape
+        places = torch.from_numpy(lesion_places(label_map, pipe.anatomy, factor))[None]
+        told = replace(pipe.condition([findings]), anchors=anchor_balls(places, (x, y, z)).to(self.device))
         if sampler.layout is not None:
             healthy = nearest_kept(coarse, coarse == pipe.anatomy.lesion_id)
-            layout = sampler.layout.known(torch.from_numpy(healthy)[None].to(self.device))
-        told = pipe.condition([case.findings])
-        places = torch.from_numpy(lesion_places(case.label_map, pipe.anatomy, factor))[None]
-        x, y, z = coarse.shape
-        anchors = anchor_balls(places, (x, y, z)).to(self.device)
-        ratio = pipe.config.volume_ratio
-        return redrawn(
-            sampler,
-            pipe.mask_scheduler,
-            torch.from_numpy(coarse)[None].long().to(self.device),
-            _MOST_NOISE,
-            MaskCondition(told.tokens, told.fields, anchors, layout),
-            generator,
-            pipe.anatomy.shape,
-            pipe.config.num_steps_mask,
-            None if ratio is None else torch.tensor(ratio),
-        )[0].cpu()
+            told = replace(told, layout=sampler.layout.known(torch.from_numpy(healthy)[None].to(self.device)))
+        scheduler.set_timesteps(pipe.config.num_steps_mask)
+        begin = scheduler.noised(torch.from_numpy(coarse)[None].long(), _MOST_NOISE, generator)
+        return pipe.sample_masks(told, [generator], guidance=1.0, begin=begin)[0].cpu()
