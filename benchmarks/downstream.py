@@ -47,6 +47,8 @@ from guidegen_data.models.folder import fingerprint_of
 _QUICK = Schedule(num_epochs=3, num_iterations_per_epoch=10)
 _QUICK_SIZES = Sizes(num_cases=8, num_fixed=4)
 _QUICK_TESTED = 4
+#: Settings that trainings on real patients alone do not depend on.
+_OF_GENERATORS = ("setting", "num_cases_a_source", "num_cases_fixed")
 
 
 @dataclass(frozen=True)
@@ -123,15 +125,15 @@ class Benchmark:
     def restore(self, result: Path) -> int:
         """Takes over the trainings of a result that this folder lacks, and says how many.
 
-        Of the other setting, donor or strict, only those that use no generator; of another generator than --model,
-        where that is here, neither. SystemExit for a result of other settings beside, of another precision than what
-        is here, or one that holds no scores of single organs.
+        Of the other setting, donor or strict, or with other numbers of cases only those that use no generator; of
+        another generator than --model, where that is here, neither. SystemExit for a result of other settings beside,
+        of another precision than what is here, or one that holds no scores of single organs.
         """
         held = json.loads(result.read_text())["figures"]
         ours = json.loads(json.dumps(self.settings))
         other = [name for name in ours if held.get(name) != ours[name]]
-        if other not in ([], ["setting"]):
-            sys.exit(f"{result} has another {', '.join(other)}; its trainings cannot be compared with these.")
+        if of_all := [name for name in other if name not in _OF_GENERATORS]:
+            sys.exit(f"{result} has another {', '.join(of_all)}; its trainings cannot be compared with these.")
         if "scores" not in held:
             sys.exit(f"{result} holds no scores of single organs, only means; it cannot be gone on from.")
         taken = 0
@@ -237,6 +239,7 @@ class Benchmark:
         name += "_imaged"
         name += "_float32" if figures["precisions"] == ["float32"] else ""
         name += "_quick" if self.args.quick else ""
+        name += f"_{self.args.suffix}" if self.args.suffix else ""
         save(name, figures)
         draw(figures, RESULTS / f"{name}.png")
         print(f"{len(runs)} trainings done, {len(wanted) - len(runs)} missing")
@@ -262,6 +265,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--known", type=Path, metavar="RESULT", help="results/NAME.json to go on from")
     parser.add_argument("--float32", action="store_true", help="multiply in float32 on a CPU that has bfloat16")
     parser.add_argument("--report", action="store_true", help="only figures from what is done")
+    parser.add_argument("--suffix", default="", help="ends the result's name, to keep another's beside it")
     parser.add_argument("--quick", action="store_true", help="few patients, cases and iterations: does it run?")
     return parser.parse_args()
 

@@ -31,12 +31,15 @@ from guidegen_data import HEAD_NECK, Case, GuideGenPipeline, ShardReader
 from guidegen_data.case import Draft, centred_affine
 from guidegen_data.metrics.consistency import ABSENT_ML
 from guidegen_data.metrics.reconstruction import reconstruct
-from guidegen_data.reports.sampling import sample_findings
-from guidegen_data.reports.templates import load_templates
 from guidegen_data.sources.prepared import TrainingCase, case_paths, load_case
 
 #: Made of the k real cases of a run; the others of the generator alone, and shared by all runs of a donor setting.
 OF_REAL_CASES = {"real-masks", "autoencoder", "cut", "guidegen-and-cut"}
+#: No absent organ and no target among the cases of a generator. In OpenKBP absent means that nobody contoured it: the
+#: organ shows in the CT, and nnU-Net would learn background. The same holds of the organs under a target volume, whose
+#: voxels are the target's in a label map. The k real cases are chosen complete for the same reason, and keep the organs
+#: under their targets.
+WHAT = ("--sampling", "organs")
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,7 @@ class Sources:
         folder = (self.real_folder if source in OF_REAL_CASES else self.folder) / source
         if source == "guidegen":
             # Always, since it refuses a folder that another model filled.
-            words = ["--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16]
-            words += [word for text in complete_reports(num_cases) for word in ("--report", text)]
+            words = ["--n", num_cases, "--model", self.model, "--out", folder, "--shard-size", 16, *WHAT]
             Commands().guidegen("generate", "shard", *words)
             return folder
         self._refuse_other_model(folder)
@@ -203,20 +205,6 @@ def complete_cases(folder: Path) -> list[int]:
     if not numbers:
         sys.exit(f"none of the {len(volumes)} cases of {folder} shows every organ; generate more.")
     return numbers
-
-
-def complete_reports(num_cases: int) -> list[str]:
-    """Reports of findings as `guidegen-shard --sampling organs` draws them: none of an absent organ, or of a target.
-
-    In OpenKBP absent means that nobody contoured it: the organ shows in the CT, and nnU-Net would learn background.
-    The same holds of the organs under a target volume, whose voxels are the target's in a label map. The k real cases
-    are chosen complete for the same reason, and keep the organs under their targets.
-    """
-    library, reports = load_templates(HEAD_NECK.name), []
-    for number in range(num_cases):
-        rng = np.random.default_rng([0, number])
-        reports.append(library.render(sample_findings(rng, HEAD_NECK, "organs"), rng))
-    return reports
 
 
 def prepare_real_cases(real: list[Path], out: Path, copies: int, files: Sequence[str] = ("*",)) -> list[Path]:

@@ -5,7 +5,6 @@ import csv
 import json
 import shutil
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,20 +16,20 @@ from scipy import stats
 
 from benchmarks import downstream, downstream_table, downstream_train, record
 from benchmarks.downstream import Benchmark, Training, schedule_of, trainings
-from benchmarks.downstream_arms import ARMS, Sizes, arms_named, complete_cases, complete_reports, facts
+from benchmarks.downstream_arms import ARMS, Sizes, Sources, arms_named, complete_cases, facts
 from benchmarks.downstream_generators import refuse_leak, refuse_shipped
 from benchmarks.downstream_scores import ORGANS, dice, hd95_mm, score_case, score_folder
 from benchmarks.downstream_segmenter import CONFIGURATION, Schedule, small_plans
 from benchmarks.downstream_statistics import bootstrap, holm, summary, wilcoxon
 from benchmarks.downstream_table import markdown
 from benchmarks.downstream_train import Segmenter
-from benchmarks.nnunet_route import write_cases
+from benchmarks.nnunet_route import Commands, write_cases
 from benchmarks.openkbp_split import LEFT_ASIDE, POOL_SIZE, chosen, pool_and_donors
-from guidegen_data import HEAD_NECK, Case, Findings, ShardReader, abstract_report
+from guidegen_data import HEAD_NECK, Case, Findings, ShardReader
 from guidegen_data.case import centred_affine
+from guidegen_data.cli.shard import configure
 from guidegen_data.models.folder import model_folder
 from guidegen_data.reports.sampling import sample_findings
-from guidegen_data.reports.templates import load_templates
 
 NAMES = ["Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible"]
 
@@ -77,7 +76,7 @@ def openkbp(tmp_path) -> Path:
 def benchmark(openkbp: Path, work: Path, **changes: object) -> Benchmark:
     told = {"openkbp": openkbp, "work": work, "setting": "donor", "model": "no-model", "test": None}
     told |= {"num_synthetic": 200, "train_recipe": "small", "train_steps": [1, 1, 1], "quick": False, "iterations": 900}
-    told |= {"float32": False}
+    told |= {"float32": False, "suffix": ""}
     return Benchmark(argparse.Namespace(**(told | changes)))
 
 
@@ -376,6 +375,9 @@ def test_a_result_is_gone_on_from_on_another_machine(openkbp, tmp_path, monkeypa
     strict = benchmark(openkbp, tmp_path / "strict", setting="strict")
     assert strict.restore(result) == 2
     assert [done["arm"] for done in strict.done(wanted)] == ["real", "real"]
+    more = benchmark(openkbp, tmp_path / "more", num_synthetic=300)
+    assert more.restore(result) == 2
+    assert [done["arm"] for done in more.done(wanted)] == ["real", "real"], "cases are of no matter to these alone"
     with pytest.raises(SystemExit, match="another schedule"):
         benchmark(openkbp, tmp_path / "longer", iterations=2400).restore(result)
     old = json.loads(result.read_text())
@@ -407,6 +409,8 @@ def test_a_longer_schedule_or_float32_alone_is_another_result(openkbp, tmp_path,
         result = json.loads(result.read_text())["figures"]
         assert len(result["trainings"]) == len(asked)
         assert ("in float32" in markdown(result)) == bool(precisions)
+    benchmark(openkbp, tmp_path / "work", iterations=2400, suffix="more").report(wanted)
+    assert (tmp_path / "results" / "downstream_donor_2400_imaged_more.json").exists()
     for wrong in (0, 920):
         with pytest.raises(SystemExit, match="multiple of 50"):
             schedule_of(wrong)
@@ -519,19 +523,15 @@ def test_random_texture_changes_the_ct_of_every_class_and_leaves_label_map_and_a
         assert abs(first.ct_hu[inside].mean() - other.ct_hu[inside].mean()) > 5
 
 
-def test_the_generator_is_asked_for_cases_in_which_every_organ_is_contoured() -> None:
-    reports = complete_reports(60)
-    assert reports == complete_reports(60)
-    assert len(set(reports)) > 50
-    read = [abstract_report(text, HEAD_NECK).findings for text in reports]
-    assert not [f.organs for f in read if "absent" in f.organs.values()]
-    # A target hides the organs under it. What else is sampled stays: organs of unusual size, regions.
-    assert not any(f.lesions for f in read)
-    assert {"neck", "head and neck"} == {f.region for f in read}
-    assert {"enlarged", "small"} <= {status for f in read for status in f.organs.values()}
-    # Word by word those of the folders that are there, which a run would not go on with otherwise.
-    for number, report in enumerate(reports):
-        rng = np.random.default_rng([0, number])
-        drawn = sample_findings(rng, HEAD_NECK)
-        organs = {organ: status for organ, status in drawn.organs.items() if status != "absent"}
-        assert report == load_templates("head-neck").render(replace(drawn, organs=organs, lesions=()), rng)
+def test_the_generator_is_asked_for_cases_in_which_every_organ_is_contoured(tmp_path, monkeypatch) -> None:
+    commands = []
+    monkeypatch.setattr(Commands, "guidegen", lambda _, name, *words: commands.append([str(word) for word in words]))
+    Sources(tmp_path, tmp_path, [], tmp_path / "model", Sizes(num_cases=60)).shards("guidegen")
+    configure(parser := argparse.ArgumentParser())
+    args = parser.parse_args(commands[0][1:])
+    assert (args.n, args.out, args.report) == (60, str(tmp_path / "guidegen"), [])
+    for index in range(args.n):
+        drawn = sample_findings(np.random.default_rng(index), HEAD_NECK, args.sampling, index)
+        # A target hides the organs under it. What else is sampled stays: organs of unusual size, regions.
+        assert not drawn.lesions
+        assert set(drawn.organs.values()) <= {"enlarged", "small"}
