@@ -62,6 +62,11 @@ def test_redrawing_begins_at_a_visited_time_and_goes_down_to_the_last_one() -> N
     assert begun == {0.5, 0.4, 0.3, 0.2, 0.1}
 
 
+def test_noise_that_no_visited_time_has_little_enough_of_is_refused() -> None:
+    with pytest.raises(ValueError, match="none of the 10 visited times has 5% noise"):
+        drawn(Seen(), halves(), most_noise=0.05)
+
+
 def test_what_is_redrawn_is_the_label_map_with_noise_of_one_generator() -> None:
     fine = halves().repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
     out = drawn(Seen(), halves(), most_noise=0.1)
@@ -111,6 +116,10 @@ def test_a_redrawn_patient_is_the_same_patient(runs) -> None:
 def test_only_a_model_of_the_same_classes_redraws(runs, tmp_path, capsys) -> None:
     with pytest.raises(ModelError, match="draws other classes than those of the torso table"):
         Redrawer("head-neck", TORSO, torch.device("cpu"))
+    short = tmp_path / "short"
+    assert main(["export", str(runs / "masks"), str(runs / "slices"), str(short), "--steps-mask", "1"]) == 0
+    with pytest.raises(ModelError, match=r"short draws label maps in 1 step\(s\), of which none begins with less"):
+        Redrawer(str(short), GuideGenPipeline.from_pretrained(short, device="cpu").anatomy, torch.device("cpu"))
     words = ["train", "masks", str(runs / "prepared"), str(tmp_path / "m"), *SHORT, "--redrawn-by", "torso"]
     assert main(words) == 1
     assert "--redrawn-by is for detail" in capsys.readouterr().err

@@ -24,7 +24,8 @@ _MOST_NOISE = 0.65
 class Redrawer:
     """Draws prepared cases again with the stage 1 of a model, told their findings, lesions and layouts.
 
-    ModelError for a model of another label table than the `anatomy`, or of another shape.
+    ModelError for a model of another label table than the `anatomy`, of another shape, or of so few steps that none
+    begins with little enough noise.
     """
 
     def __init__(self, model: str, anatomy: Anatomy, device: torch.device) -> None:
@@ -34,13 +35,20 @@ class Redrawer:
         if self.pipe.anatomy.shape != anatomy.shape:
             raise ModelError(f"{model} draws {self.pipe.anatomy.shape} voxels, the cases have {anatomy.shape}.")
         self.device = device
+        scheduler = self.pipe.mask_scheduler
+        scheduler.set_timesteps(self.pipe.config.num_steps_mask)
+        if int(scheduler.timesteps[-1]) > _MOST_NOISE * scheduler.process.num_timesteps:
+            raise ModelError(
+                f"{model} draws label maps in {len(scheduler.timesteps)} step(s), of which none begins with less than "
+                f"{_MOST_NOISE:.0%} noise: nothing would be left of a patient; export one with more --steps-mask."
+            )
 
     def __call__(self, label_map: np.ndarray, findings: Findings, generator: torch.Generator) -> Tensor:
         """A label map (X, Y, Z) uint8 as stage 1 draws it: corrupted and drawn again, from the generator alone.
 
         What comes out otherwise than it was is of stage 1's making, while the patient lies where it lay.
         """
-        pipe, sampler, scheduler = self.pipe, self.pipe.mask_sampler, self.pipe.mask_scheduler
+        pipe, sampler = self.pipe, self.pipe.mask_sampler
         factor = pipe.anatomy.shape[0] // sampler.config.shape[0]
         coarse = coarsen_labels(label_map, pipe.anatomy, factor)
         x, y, z = coarse.shape
@@ -49,6 +57,5 @@ class Redrawer:
         if sampler.layout is not None:
             healthy = nearest_kept(coarse, coarse == pipe.anatomy.lesion_id)
             told = replace(told, layout=sampler.layout.known(torch.from_numpy(healthy)[None].to(self.device)))
-        scheduler.set_timesteps(pipe.config.num_steps_mask)
-        begin = scheduler.noised(torch.from_numpy(coarse)[None].long(), _MOST_NOISE, generator)
+        begin = pipe.mask_scheduler.noised(torch.from_numpy(coarse)[None].long(), _MOST_NOISE, generator)
         return pipe.sample_masks(told, [generator], guidance=1.0, begin=begin)[0].cpu()
