@@ -242,6 +242,9 @@ def test_a_model_gets_detail_and_keeps_all_else(runs, tmp_path, capsys) -> None:
     assert {str(p) for p in changed} == {"README.md", "model_index.json"}
     assert (out / "README.md").read_text().count("\n| detail | tiny | 4 of 2 |") == 1
     assert str(tmp_path) not in (out / "detail_network" / "config.json").read_text()
+    for model in (plain, out):
+        modes = {p.suffix: p.stat().st_mode for p in model.glob("*/*")}
+        assert modes[".safetensors"] == modes[".json"], "whoever may read the model may read its weights"
     assert main(["export", str(plain), str(plain), str(tmp_path / "none")]) == 1
     assert "exported with another --decoder, --detail" in capsys.readouterr().err
     assert main(["export", "torso", "torso", str(tmp_path / "none"), "--detail", str(runs / "detail")]) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 from guidegen_data.cli.export_options import OF_RUNS, check_options, options_of_runs
@@ -79,8 +80,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the folder with its card (README.md) and prints its size."""
-    import shutil
-
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -144,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         shutil.rmtree(args.out / name, ignore_errors=True)
     pipe.save_pretrained(args.out, safe_serialization=True)
     write_anatomy(anatomy, args.out / FILE_NAME)
-    _forget_paths(args.out)
+    _for_others(args.out)
     name, runs = args.out.resolve().name, (args.masks, args.slices)
     card = model_card(name, anatomy, *runs, args.licence, args.decoder, args.detail, args.checkpoint)
     (args.out / "README.md").write_text(card, encoding="utf-8")
@@ -195,15 +194,18 @@ def _into_model(args: argparse.Namespace) -> int:
         put_part(args.out, Initial.DETAIL.value, detail, "detail", args.detail, args.checkpoint, **facts)
     if reader is not None:
         put_reader(args.out, *reader)
-    _forget_paths(args.out)
+    _for_others(args.out)
     return _told_size(args.out)
 
 
-def _forget_paths(out: Path) -> None:
-    """Diffusers notes the folder that a part came from, which is this machine's business."""
+def _for_others(out: Path) -> None:
+    """Diffusers notes the folder that a part came from, which is this machine's business, and safetensors lets nobody
+    but the owner read weights: they become as readable as the files beside them."""
     for config in out.glob("*/config.json"):
         kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
         config.write_text(json.dumps(kept, indent=2) + "\n")
+        for weights in config.parent.glob("*.safetensors"):
+            shutil.copymode(config, weights)
 
 
 def _told_size(out: Path) -> int:
