@@ -4,7 +4,8 @@ In four of ten OpenKBP patients the CT was cut away above and below the treated 
 contours (`benchmarks.openkbp_imaged`). Trainings from before that was known took such slices as they are; in later ones
 they are cleared. This divides the test patients into scans that are whole and scans that were cut (more than a tenth of
 the cord's contour lies in slices without a CT), and tells what every arm of every such result gained on each: no
-training is done. `_since` and `_history` are results of generators after and before (`benchmarks.donor_model`).
+training is done. `_since` and `_history` are results of generators after and before (`benchmarks.donor_model`), `_192`
+of 192 cases instead of 64.
 Intervals and p take patients and seeds for drawn from many (`benchmarks.crossed`); p is corrected by Holm over all rows
 of a result. Also without two damaged test patients. Writes results/downstream_scans.json and a picture of such scans,
 openkbp_imaged.png.
@@ -35,7 +36,7 @@ OF_CLEARED_SCANS = tuple(
     f"downstream_{s}_2400_imaged{p}{of}"
     for s in ("donor", "strict")
     for p in ("", "_float32")
-    for of in ("", "_largest", "_since", "_history", "_history_largest")
+    for of in ("", "_largest", "_since", "_192", "_history", "_history_largest")
 )
 
 

@@ -37,6 +37,7 @@ _PARTS = {
     "_imaged": "cleared scans",
     "_float32": "in float32",
     "_since": "the generator trained on since",
+    "_192": "192 cases of the generator trained on since",
     "_history": "the first generator",
     "_largest": "the largest piece of each organ kept",
 }

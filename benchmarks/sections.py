@@ -112,7 +112,10 @@ SECTIONS: dict[str, dict[str, Describe]] = {
         "downstream_strict_2400_imaged": downstream_table.markdown,
         "downstream_found": part.found,
     },
-    "The same, with the generator trained on since": {
+    "The same, with 192 cases of the generator trained on since": {
+        "downstream_donor_2400_imaged_float32_192": downstream_table.markdown,
+    },
+    "The same, with 64 cases of the generator trained on since": {
         "downstream_donor_2400_imaged_float32_since": downstream_table.markdown,
         "downstream_found_since": part.found,
     },
@@ -179,8 +182,15 @@ SECTIONS: dict[str, dict[str, Describe]] = {
         "evaluation_head_neck_no_targets": of.evaluation,
         "airway": part.airway,
         "airway_no_targets": part.airway,
+        "airway_no_targets_redrawn_detail": part.airway,
+        "airway_before_thin": part.airway,
+        "airway_no_targets_before_thin": part.airway,
         "airway_donor": part.airway,
         "airway_donor_since": part.airway,
+        "evaluation_head_neck_redrawn_detail": of.evaluation,
+        "evaluation_head_neck_no_targets_redrawn_detail": of.evaluation,
+        "evaluation_head_neck_before_thin": of.evaluation,
+        "evaluation_head_neck_no_targets_before_thin": of.evaluation,
         "evaluation_head_neck_before_decoder": of.evaluation,
         "evaluation_head_neck_cut_scans": of.evaluation,
         "evaluation_head_neck_scans_as_they_are": of.evaluation,
