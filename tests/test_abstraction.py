@@ -336,6 +336,7 @@ _WORDS = sorted({word for word in lexicon_for(TORSO).trie if word.isalpha()})
         ),
     )
 )
+@example("_")
 @example("1" * 20_000)
 @example("2 x " * 5_000)
 @example("24 mm " * 4_000)

@@ -169,6 +169,8 @@ class _Reading:
 
     def _read_benign(self, clause: Clause) -> bool:
         """'This is most consistent with a cyst.'"""
+        if not clause.items:  # of signs alone, such as an underscore
+            return False
         pointing = clause.kind(0) == "pronoun" or clause.items[0].text in ("this", "these", "findings")
         if not pointing or clause.kind(1) not in ("verb", "characterising", "uncertain", "word"):
             return False
