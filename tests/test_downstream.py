@@ -6,6 +6,7 @@ import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -25,11 +26,11 @@ from benchmarks.downstream_table import markdown
 from benchmarks.downstream_train import Segmenter
 from benchmarks.nnunet_route import Commands, write_cases
 from benchmarks.openkbp_split import LEFT_ASIDE, POOL_SIZE, chosen, pool_and_donors
-from guidegen_data import HEAD_NECK, Case, Findings, ShardReader
+from guidegen_data import HEAD_NECK, Case, Findings, ShardReader, abstract_report
 from guidegen_data.case import centred_affine
 from guidegen_data.cli.shard import configure
 from guidegen_data.models.folder import model_folder
-from guidegen_data.reports.sampling import sample_findings
+from guidegen_data.shards.plan import ReportSource, make_recipe
 
 NAMES = ["Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible"]
 
@@ -530,8 +531,15 @@ def test_the_generator_is_asked_for_cases_in_which_every_organ_is_contoured(tmp_
     configure(parser := argparse.ArgumentParser())
     args = parser.parse_args(commands[0][1:])
     assert (args.n, args.out, args.report) == (60, str(tmp_path / "guidegen"), [])
-    for index in range(args.n):
-        drawn = sample_findings(np.random.default_rng(index), HEAD_NECK, args.sampling, index)
-        # A target hides the organs under it. What else is sampled stays: organs of unusual size, regions.
-        assert not drawn.lesions
-        assert set(drawn.organs.values()) <= {"enlarged", "small"}
+    generator = SimpleNamespace(anatomy=HEAD_NECK, fingerprint="one")
+    recipe = make_recipe(generator, seed=args.seed, sampling=args.sampling)
+    source, again = (ReportSource(recipe, HEAD_NECK) for _ in range(2))
+    reports = [source.request(index).report for index in range(args.n)]
+    assert reports == [again.request(index).report for index in range(args.n)]
+    assert len(set(reports)) > 50
+    read = [abstract_report(text, HEAD_NECK).findings for text in reports]
+    assert not [f.organs for f in read if "absent" in f.organs.values()]
+    # A target hides the organs under it. What else is sampled stays: organs of unusual size, regions.
+    assert not any(f.lesions for f in read)
+    assert {"neck", "head and neck"} == {f.region for f in read}
+    assert {"enlarged", "small"} <= {status for f in read for status in f.organs.values()}

@@ -133,12 +133,17 @@ class CategoricalScheduler(SchedulerMixin, ConfigMixin):
         high = self.process.num_classes
         return torch.stack([torch.randint(high, shape, generator=g, device=g.device) for g in generators])
 
-    def noised(self, labels: Tensor, most_noise: float, generator: torch.Generator) -> tuple[Tensor, int]:
-        """Labels (B, *space) corrupted to one of the visited times up to `most_noise` in [0, 1], chosen at random: x_t,
-        and which of `timesteps` that is. ValueError when none has so little noise."""
+    def visited(self, most_noise: float) -> Tensor:
+        """Which of `timesteps` have noise up to `most_noise` in [0, 1]. ValueError when none has so little."""
         visited = torch.nonzero(self.timesteps <= most_noise * self.process.num_timesteps).flatten()
         if not len(visited):
             raise ValueError(f"none of the {len(self.timesteps)} visited times has {most_noise:.0%} noise or less.")
+        return visited
+
+    def noised(self, labels: Tensor, most_noise: float, generator: torch.Generator) -> tuple[Tensor, int]:
+        """Labels (B, *space) corrupted to one of the visited times up to `most_noise` in [0, 1], chosen at random: x_t,
+        and which of `timesteps` that is. ValueError when none has so little noise."""
+        visited = self.visited(most_noise)
         index = int(visited[int(torch.randint(len(visited), (), generator=generator))])
         t = torch.full((len(labels),), int(self.timesteps[index]))
         return self.process.corrupt(labels, t, generator), index

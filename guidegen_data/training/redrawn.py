@@ -37,11 +37,13 @@ class Redrawer:
         self.device = device
         scheduler = self.pipe.mask_scheduler
         scheduler.set_timesteps(self.pipe.config.num_steps_mask)
-        if int(scheduler.timesteps[-1]) > _MOST_NOISE * scheduler.process.num_timesteps:
+        try:
+            scheduler.visited(_MOST_NOISE)
+        except ValueError as error:
             raise ModelError(
                 f"{model} draws label maps in {len(scheduler.timesteps)} step(s), of which none begins with less than "
                 f"{_MOST_NOISE:.0%} noise: nothing would be left of a patient; export one with more --steps-mask."
-            )
+            ) from error
 
     def __call__(self, label_map: np.ndarray, findings: Findings, generator: torch.Generator) -> Tensor:
         """A label map (X, Y, Z) uint8 as stage 1 draws it: corrupted and drawn again, from the generator alone.
