@@ -23,13 +23,13 @@ from guidegen_data.grounding import settle_lesions
 from guidegen_data.models import DiffusionPipeline
 from guidegen_data.models.autoencoder import CTAutoencoder
 from guidegen_data.models.detail import DetailNetwork
+from guidegen_data.models.fat import DrawsTissues
 from guidegen_data.models.folder import anatomy_of, fingerprint_of, model_folder
 from guidegen_data.models.mask_sampler import MaskSampler
 from guidegen_data.models.precision import choose_device, compute_dtype, place, to_device
 from guidegen_data.models.segmenter import Segmenter
 from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.models.text import DEFAULT_ENCODER
-from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.pipeline_stages import StageSampling
 from guidegen_data.reports.findings import Findings
 from guidegen_data.scanned import only_scanned
@@ -55,7 +55,7 @@ class GuideGenPipeline(StageSampling, DiffusionPipeline):
         autoencoder: CTAutoencoder,
         slice_generator: SliceGenerator,
         slice_scheduler: Any,
-        tissue_network: TissueNetwork | None = None,
+        tissue_network: DrawsTissues | None = None,
         detail_network: DetailNetwork | None = None,
         second_reader: Segmenter | None = None,
         anatomy_name: str = "torso",

@@ -168,7 +168,7 @@ class StageSampling:
     ) -> Tensor:
         """Stage 2: CTs (B, X, Y, Z) int16 HU of label maps (B, X, Y, Z) uint8, your own or stage 1's.
 
-        Around their classes a model with a `tissue_network` first draws the rest of the body.
+        Around their classes a model with a `tissue_network` first draws the rest of the body, or the fat in it.
 
         Each gets the noise of its style, and the HU of its organs as in `organ_hu` (B, K); both are drawn from its
         generator where none are given, the HU for a phase that is not told. With `hold_hu` in its configuration a model
@@ -194,7 +194,7 @@ class StageSampling:
             self.config.delay_ct,
             class_hu=None if organ_hu is None else organ_hu.to(label_maps.device),
             noise_correlation=self.config.noise_correlation,
-            seen=None if self.tissue_network is None else self.tissue_network.fill(label_maps),
+            seen=None if self.tissue_network is None else self.tissue_network.fill(label_maps, generators),
         )
         spacing, hu_range = self.anatomy.spacing_mm, self.anatomy.hu_range
         if organ_hu is not None and self.config.hold_hu:

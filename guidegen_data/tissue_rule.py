@@ -17,6 +17,8 @@ from guidegen_data.anatomy import Anatomy
 
 #: Widths in mm by which the tissues of training cases are loosened; one case in `_SHARP` keeps its own.
 _WIDTHS_MM, _SHARP = (3.0, 10.0), 8
+#: What fat and muscle have about.
+_FAT_HU, _MUSCLE_HU = -100.0, 60.0
 #: Widths after which a Gaussian counts as nothing.
 _TRUNCATE = 3.0
 
@@ -24,6 +26,14 @@ _TRUNCATE = 3.0
 def tissue_ids(anatomy: Anatomy) -> list[int]:
     """Classes that are defined by HU where no contour lies; none for tables without such."""
     return [c.id for c in anatomy.classes if c.tissue_hu is not None]
+
+
+def fat_class(anatomy: Anatomy) -> int | None:
+    """The class cut out by HU that fat and muscle lie in together; None for tables without such."""
+    for held in anatomy.classes:
+        if held.tissue_hu is not None and held.tissue_hu[0] < _FAT_HU and held.tissue_hu[1] > _MUSCLE_HU:
+            return held.id
+    return None
 
 
 def loosened(label_map: np.ndarray, anatomy: Anatomy, width_mm: float) -> np.ndarray:

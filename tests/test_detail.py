@@ -16,7 +16,7 @@ from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.sources.prepared import case_paths, load_label_map
 from guidegen_data.tissue_rule import smoothed
 from guidegen_data.training.detail import _pair, broken, detail_loss
-from guidegen_data.training.provenance import with_stage
+from guidegen_data.training.provenance import run_facts, with_stage
 
 SHORT = ["--recipe", "tiny", "--num-steps", "4", "--validate-every", "2", "--device", "cpu"]
 SMALL = {"num_classes": 5, "channels": (16, 16, 16), "num_res_units": 1, "fine_channels": 8}
@@ -276,9 +276,9 @@ def test_a_model_gets_another_stage_1_and_keeps_all_else(runs, tmp_path, capsys)
 
 
 def test_a_card_without_a_table_of_stages_gets_one(runs) -> None:
-    card = with_stage("# A model\n\nMade by hand.\n", "detail", runs / "detail")
+    card = with_stage("# A model\n\nMade by hand.\n", "detail", run_facts(runs / "detail"))
     assert card.startswith("# A model\n\nMade by hand.\n\n## Added: detail\n")
-    assert card.count("| detail |") == with_stage(card, "detail", runs / "detail").count("| detail |") == 1
+    assert card.count("| detail |") == with_stage(card, "detail", run_facts(runs / "detail")).count("| detail |") == 1
 
 
 def test_classes_that_cannot_be_drawn_are_refused(runs, tmp_path, capsys) -> None:

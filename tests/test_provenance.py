@@ -17,7 +17,7 @@ from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.text import TextEncoder
 from guidegen_data.sources.prepared import case_paths, load_case
 from guidegen_data.training.masks import load_mask_data
-from guidegen_data.training.provenance import about_run, check_about, model_card, with_stage
+from guidegen_data.training.provenance import about_run, check_about, model_card, run_facts, with_stage
 from guidegen_data.training.stages import read_training_cts
 
 NOTES = ("about.json", "anatomy.yaml", "volume_ratio.json")
@@ -209,10 +209,10 @@ def test_a_card_tells_of_the_weights_that_were_exported(tmp_path) -> None:
     write = {"log.jsonl": steps, "validation.jsonl": [best, {"step": 3, "total": 0.5, "best": False}]}
     for name, lines in write.items():
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert with_stage("", "masks", tmp_path).endswith("| ? | total 0.25 (step 2) |\n")
-    assert with_stage("", "masks", tmp_path, "last").endswith("| total 0.5 (step 4), the last weights |\n")
+    assert with_stage("", "masks", run_facts(tmp_path)).endswith("| ? | total 0.25 (step 2) |\n")
+    assert with_stage("", "masks", run_facts(tmp_path, "last")).endswith("| total 0.5 (step 4), the last weights |\n")
     (tmp_path / "validation.jsonl").write_text(json.dumps(best) + "\n")
-    assert with_stage("", "masks", tmp_path, "last").endswith("| not validated, the last weights |\n")
+    assert with_stage("", "masks", run_facts(tmp_path, "last")).endswith("| not validated, the last weights |\n")
 
 
 def test_slices_are_not_gone_on_with_in_the_latents_of_another_autoencoder(work, tmp_path, capsys) -> None:

@@ -6,9 +6,10 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from guidegen_data.cli.export_options import OF_RUNS, check_options, options_of_runs
-from guidegen_data.cli.export_parts import autoencoder_of, detail_of, of_many_patients, weights_of
+from guidegen_data.cli.export_parts import autoencoder_of, detail_of, of_many_patients, slices_of, weights_of
 from guidegen_data.cli.numbers import finite, not_negative, positive
 
 HELP = "join three trained stages into one model folder"
@@ -18,8 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `guidegen export`."""
     parser.description = (
         "Joins the runs of `guidegen train masks` and `guidegen train slices` into a model folder. With a model for "
-        "the slices (RUN torso OUT) OUT is that model with this stage 1, with one model for both (torso torso OUT "
-        "--detail RUN, or --decoder RUN) that model with this detail or decoder; all else of it is as it was. "
+        "the slices (RUN torso OUT) OUT is that model with this stage 1, with a model for stage 1 (torso RUN OUT) that "
+        "model with these slices, with one model for both (torso torso OUT --detail RUN, --decoder RUN or --fat RUN) "
+        "that model with this part; all else of it is as it was. "
         "--second-reader adds a network that looks at every CT which the model makes: cases in which it does not find "
         "the organs of the label map are refused."
     )
@@ -29,6 +31,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--decoder", type=Path, help="run folder of a decoder trained for these slices or this model")
     parser.add_argument("--detail", type=Path, help="run folder of the detail to be drawn after stage 1")
+    parser.add_argument(
+        "--fat",
+        type=Path,
+        help="run folder of the fat that slices are told of, in place of the one they learned with",
+    )
     parser.add_argument(
         "--second-reader",
         type=Path,
@@ -83,13 +90,10 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from guidegen_data.anatomy import TISSUES
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from, write_anatomy
     from guidegen_data.errors import ModelError
     from guidegen_data.models.folder import is_model
     from guidegen_data.models.mask_sampler import MaskSampler
-    from guidegen_data.models.slice_generator import SliceGenerator
-    from guidegen_data.models.tissue import TissueNetwork
     from guidegen_data.pipeline import CategoricalScheduler, GuideGenPipeline
     from guidegen_data.training.beside import check_table
     from guidegen_data.training.initial import Initial, trained_part
@@ -102,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     check_options(args)
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / "model_index.json").exists():
         raise ModelError(f"{args.out} holds something that is no model; choose an empty folder.")
-    if args.masks == args.slices or is_model(args.slices):
+    if args.masks == args.slices or is_model(args.slices) or is_model(args.masks):
         return _into_model(args)
     for run_of, part in ((args.masks, Initial.MASKS), (args.slices, Initial.SLICES)):
         trained_part(run_of, part)  # or another stage's weights would be read into it, with pages of warnings
@@ -111,11 +115,7 @@ def run(args: argparse.Namespace) -> int:
     for run_of in (args.masks, args.slices) if args.anatomy else (args.slices,):
         check_table(run_of, anatomy)
     masks = load_part(MaskSampler, weights_of(args.masks, args.checkpoint))
-    held = args.slices / Initial.TISSUE.value
-    tissue = load_part(TissueNetwork, held) if held.is_dir() else None
-    slices = load_part(SliceGenerator, weights_of(args.slices, args.checkpoint))
-    if slices.config.num_classes != anatomy.num_classes + (0 if tissue is None else len(TISSUES)):
-        raise ModelError(f"{args.slices} learned another label table than {anatomy.name}; give runs that agree.")
+    slices, tissue = slices_of(args, args.slices, anatomy)
     detail = detail_of(args, anatomy) if args.detail else None
     reader = reader_of(args.second_reader, anatomy, args.read_percentile) if args.second_reader else None
     pipe = GuideGenPipeline(
@@ -153,45 +153,58 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _into_model(args: argparse.Namespace) -> int:
-    """Writes the model named for the slices with the stage 1, decoder, detail or second reader of a run."""
+    """Writes the one that is a model of stage 1 and slices with the parts that are runs."""
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from
     from guidegen_data.errors import ModelError
-    from guidegen_data.models.folder import anatomy_name_of, model_folder
+    from guidegen_data.models.folder import anatomy_name_of, is_model, model_folder
     from guidegen_data.models.mask_sampler import MaskSampler
     from guidegen_data.training.beside import check_table
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.masks import read_volume_ratio
     from guidegen_data.training.model_parts import copy_model, put_part, put_reader
+    from guidegen_data.training.provenance import run_facts, tissue_facts
     from guidegen_data.training.run_state import load_part
     from guidegen_data.training.second_reader import reader_of
 
-    folder, masks, decoder, detail = model_folder(str(args.slices)), None, None, None
-    if args.masks == args.slices and not (args.decoder or args.detail or args.second_reader):
+    new_slices = is_model(args.masks) and not is_model(args.slices)
+    folder = model_folder(str(args.masks if new_slices else args.slices))
+    parts: list[tuple[Initial, Any, str, dict[str, Any] | None, dict[str, Any]]] = []
+    if args.masks == args.slices and not (args.decoder or args.detail or args.fat or args.second_reader):
         raise ModelError(
-            "one model for both stages is exported with another --decoder, --detail or --second-reader; give one."
+            "one model for both stages is exported with another --decoder, --detail, --fat or "
+            "--second-reader; give one."
         )
     if changed := options_of_runs(args):
         raise ModelError(f"{folder.name} is kept as it is but for its new parts; leave {', '.join(changed)}.")
     held = folder / FILE_NAME
     anatomy = anatomy_from(str(held) if held.exists() else anatomy_name_of(folder))
-    if args.masks != args.slices:
+    if new_slices:
+        trained_part(args.slices, Initial.SLICES)
+        check_table(args.slices, anatomy)
+        slices, tissue = slices_of(args, args.slices, anatomy)
+        parts.append((Initial.SLICES, slices, "slices", run_facts(args.slices, args.checkpoint), {}))
+        if tissue is not None and not args.fat:
+            parts.append((Initial.TISSUE, tissue, "tissue", tissue_facts(args.slices), {}))
+        if not args.decoder:
+            parts.append((Initial.AUTOENCODER, autoencoder_of(args, args.slices, anatomy), "autoencoder", None, {}))
+    elif args.masks != args.slices:
         trained_part(args.masks, Initial.MASKS)
         check_table(args.masks, anatomy)
-        masks = load_part(MaskSampler, weights_of(args.masks, args.checkpoint))
+        masks, ratio = load_part(MaskSampler, weights_of(args.masks, args.checkpoint)), read_volume_ratio(args.masks)
+        parts.append((Initial.MASKS, masks, "masks", run_facts(args.masks, args.checkpoint), {"volume_ratio": ratio}))
+    if args.fat:
+        _, tissue = slices_of(args, args.slices if new_slices else folder, anatomy)
+        parts.append((Initial.TISSUE, tissue, "tissue", run_facts(args.fat, args.checkpoint), {}))
     if args.decoder:
-        decoder = autoencoder_of(args, folder, anatomy)
+        decoder = autoencoder_of(args, args.slices if new_slices else folder, anatomy)
+        parts.append((Initial.AUTOENCODER, decoder, "decoder", run_facts(args.decoder, args.checkpoint), {}))
     if args.detail:
-        detail = detail_of(args, anatomy)
+        detail, steps = detail_of(args, anatomy), {"num_steps_detail": args.steps_detail}
+        parts.append((Initial.DETAIL, detail, "detail", run_facts(args.detail, args.checkpoint), steps))
     reader = reader_of(args.second_reader, anatomy, args.read_percentile) if args.second_reader else None
     copy_model(folder, args.out)
-    if masks is not None:
-        ratio = read_volume_ratio(args.masks)
-        put_part(args.out, Initial.MASKS.value, masks, "masks", args.masks, args.checkpoint, volume_ratio=ratio)
-    if decoder is not None:
-        put_part(args.out, Initial.AUTOENCODER.value, decoder, "decoder", args.decoder, args.checkpoint)
-    if detail is not None:
-        facts = {"num_steps_detail": args.steps_detail}
-        put_part(args.out, Initial.DETAIL.value, detail, "detail", args.detail, args.checkpoint, **facts)
+    for part, network, stage, facts, config in parts:
+        put_part(args.out, part.value, network, stage, facts, **config)
     if reader is not None:
         put_reader(args.out, *reader)
     _for_others(args.out)

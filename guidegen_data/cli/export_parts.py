@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from guidegen_data.anatomy import Anatomy
     from guidegen_data.models.autoencoder import CTAutoencoder
     from guidegen_data.models.detail import DetailNetwork
+    from guidegen_data.models.fat import DrawsTissues
+    from guidegen_data.models.slice_generator import SliceGenerator
 
 
 #: Patients from whom a Gaussian of their HU says what bone and lung have. Of fewer it lies between those that there
@@ -55,6 +57,33 @@ def autoencoder_of(args: argparse.Namespace, slices: Path, anatomy: Anatomy) -> 
             f"train decoder ... --autoencoder {slices}`."
         )
     return decoder
+
+
+def slices_of(args: argparse.Namespace, folder: Path, anatomy: Anatomy) -> tuple[SliceGenerator, DrawsTissues | None]:
+    """Those of a run's or a model's folder, and the network that draws what they are told of, with --fat that of its
+    run; ModelError where these do not know the same classes."""
+    from guidegen_data.errors import ModelError
+    from guidegen_data.models.fat import FatNetwork
+    from guidegen_data.models.folder import is_model
+    from guidegen_data.models.slice_generator import SliceGenerator
+    from guidegen_data.training.beside import check_table, tissue_part
+    from guidegen_data.training.initial import Initial, trained_part
+    from guidegen_data.training.run_state import load_part
+
+    of_model = folder / Initial.SLICES.value
+    slices = load_part(SliceGenerator, of_model if is_model(folder) else weights_of(folder, args.checkpoint))
+    held = folder / Initial.TISSUE.value
+    tissue = tissue_part(held) if held.is_dir() else None
+    if args.fat:
+        trained_part(args.fat, Initial.TISSUE)
+        check_table(args.fat, anatomy)
+        if not isinstance(tissue, FatNetwork):
+            raise ModelError(f"the slices of {folder} were not told of fat; leave --fat, or train such slices.")
+        tissue = tissue_part(weights_of(args.fat, args.checkpoint))
+    told = anatomy.num_classes + (0 if tissue is None else tissue.num_tissues)
+    if slices.config.num_classes != told:
+        raise ModelError(f"{folder} learned another label table than {anatomy.name}; give runs that agree.")
+    return slices, tissue
 
 
 def detail_of(args: argparse.Namespace, anatomy: Anatomy) -> DetailNetwork:

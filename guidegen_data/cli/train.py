@@ -137,23 +137,26 @@ def run(args: argparse.Namespace) -> int:
     from guidegen_data.anatomy_files import FILE_NAME, anatomy_from
     from guidegen_data.cli.memory import keep_freed_memory
     from guidegen_data.models.precision import choose_device, compute_dtype
+    from guidegen_data.tissue_rule import fat_class
     from guidegen_data.training.costs import recipe_table, stage_cost
     from guidegen_data.training.recipes import recipe_named
 
     held = args.data / FILE_NAME
     anatomy = anatomy_from(args.anatomy or (held if held.exists() else "torso"))
+    # Where a table has the body, its tissue is the fat in it: a network of its own.
+    part = "fat" if args.stage == "tissue" and fat_class(anatomy) is not None else args.stage
     if args.recipes:
-        print(recipe_table(args.stage, anatomy))
+        print(recipe_table(part, anatomy))
         return 0
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    stage = recipe_named(args.recipe).stage(args.stage)
+    stage = recipe_named(args.recipe).stage(part)
     stage = replace(stage, fit=replace(stage.fit, **_fit_choices(args, stage.fit)))
     if not args.init:
         native = compute_dtype(choose_device(args.device)) == torch.bfloat16
-        print(f"{args.recipe}, {args.stage}: {stage_cost(args.stage, stage, anatomy, native).line()}", file=sys.stderr)
+        print(f"{args.recipe}, {args.stage}: {stage_cost(part, stage, anatomy, native).line()}", file=sys.stderr)
     last = None
     bar = tqdm(total=stage.fit.num_steps, desc=args.stage, unit="step", disable=None)
     with bar, _Board(args.run, args.tensorboard) as board:
@@ -210,9 +213,11 @@ def _steps(args: argparse.Namespace, stage, anatomy) -> Iterator:
 
         return train_detail(args.data, setting, args.classes, args.redrawn_by)
     if args.stage == "tissue":
+        from guidegen_data.tissue_rule import fat_class
+        from guidegen_data.training.fat import train_fat
         from guidegen_data.training.tissue import train_tissue
 
-        return train_tissue(args.data, setting)
+        return train_tissue(args.data, setting) if fat_class(anatomy) is None else train_fat(args.data, setting)
     return stages.train_slices(args.data, setting, args.autoencoder, args.distil, args.tissue, args.loose_tissues)
 
 

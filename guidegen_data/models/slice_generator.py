@@ -11,7 +11,7 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from guidegen_data.anatomy import PHASES, TISSUES
+from guidegen_data.anatomy import PHASES
 from guidegen_data.models.hu_prior import HU_CHANNELS, HUPrior, hu_planes
 from guidegen_data.models.unet3d import TextPool
 
@@ -27,7 +27,8 @@ class SliceGenerator(ModelMixin, ConfigMixin):
     The mask enters as class fractions of the slice and its two neighbours, reduced by a small encoder once a slice; the
     previous slice's latents enter with noise of a known level, so that sampling errors look like training noise. With
     `organ_hu` it is also told the median HU of every class (see `models.hu_prior`), as the slices painted with them.
-    With `tissues` the last of `num_classes` are those around the classes of a table (`models.tissue`). With
+    With `tissues` the last of `num_classes` are those around the classes of a table (`models.tissue`), or the fat in
+    one of them (`models.fat`): those that lie in class `tissues_within`. With
     `loose_tissues` it learned from tissues of the table that were smoothed (`tissue_rule`), and draws their detail.
     With `uneven_by_phase` the prior of HU knows how uneven classes are by phase and along the body, unlike older ones.
     """
@@ -44,6 +45,7 @@ class SliceGenerator(ModelMixin, ConfigMixin):
         vector_size: int = 128,
         organ_hu: bool = False,
         tissues: bool = False,
+        tissues_within: int = 0,
         loose_tissues: bool = False,
         uneven_by_phase: bool = False,
     ) -> None:
@@ -77,15 +79,16 @@ class SliceGenerator(ModelMixin, ConfigMixin):
 
     def widened(self, name: str, held: Tensor, config: Mapping[str, Any]) -> Tensor | None:
         """A weight of a generator of that configuration, which was told no HU or no tissues, made one of this network:
-        zeros for HU, and for tissues what it did where no class lay. None for any other weight, or another table."""
+        zeros for HU, and for tissues what it did in the class that they lie in. None for any other weight or table."""
         more = self.config.num_classes - config.get("num_classes", 21)
-        grown = more == len(TISSUES) if self.config.tissues and not config.get("tissues", False) else more == 0
+        grown = more > 0 if self.config.tissues and not config.get("tissues", False) else more == 0
         if name != "mask_encoder.0.weight" or not grown or (config.get("organ_hu") and self.hu_prior is None):
             return None
         first = self.mask_encoder[0].weight
         num_classes, held = self.config.num_classes - more, held.to(first)
         classes = held[:, : 3 * num_classes].unflatten(1, (3, num_classes))
-        of_tissues = classes[:, :, :1].expand(-1, -1, more, -1, -1)
+        within = self.config.tissues_within
+        of_tissues = classes[:, :, within : within + 1].expand(-1, -1, more, -1, -1)
         wide = torch.cat([torch.cat([classes, of_tissues], dim=2).flatten(1, 2), held[:, 3 * num_classes :]], dim=1)
         return torch.cat([wide, torch.zeros_like(first[:, wide.shape[1] :])], dim=1)
 

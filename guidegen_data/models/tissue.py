@@ -7,6 +7,8 @@ first where they lie, and the slice generator is told of them as of the organs. 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -18,6 +20,8 @@ from guidegen_data.models.folded_unet import FOLD, folded, folded_unet, multiple
 
 #: Below the first the air around the body and the gas in it, then each tissue up to the next bound.
 _BOUNDS_HU = (-300.0, -30.0, 160.0)
+#: Fat in `tissues_of`.
+FAT = 1
 
 
 def tissues_of(ct_hu: Tensor) -> Tensor:
@@ -45,6 +49,18 @@ class TissueNetwork(ModelMixin, ConfigMixin):
         self.network = folded_unet(class_features, channels, num_res_units)
         self.head = nn.Conv3d(channels[0], (1 + len(TISSUES)) * FOLD**3, kernel_size=1)
 
+    num_tissues = len(TISSUES)
+
+    @property
+    def num_table_classes(self) -> int:
+        """The classes of the label table."""
+        return self.config.num_classes
+
+    @property
+    def within(self) -> int:
+        """The class that tissues are drawn in: background."""
+        return 0
+
     @property
     def multiple(self) -> int:
         """What the sides of a label map must be multiples of."""
@@ -56,10 +72,10 @@ class TissueNetwork(ModelMixin, ConfigMixin):
         return unfolded(self.head(self.network(folded(x))).float())
 
     @torch.inference_mode()
-    def fill(self, label_maps: Tensor) -> Tensor:
+    def fill(self, label_maps: Tensor, generators: Sequence[torch.Generator] = ()) -> Tensor:
         """Label maps (B, X, Y, Z) uint8 with tissues, ids from `num_classes` on, where they had background.
 
-        Each by itself, so that none depends on what it is filled beside.
+        Each by itself, so that none depends on what it is filled beside; nothing is drawn from generators.
         """
         filled = []
         for label_map in label_maps:
@@ -75,6 +91,14 @@ class TissueNetwork(ModelMixin, ConfigMixin):
             other = free & (tissue > 0)
             filled.append(torch.where(other, self.config.num_classes - 1 + tissue, label_map.long()).to(torch.uint8))
         return torch.stack(filled)
+
+    def told(self, label_map: Tensor, ct_hu: Tensor) -> Tensor:
+        """A label map (X, Y, Z) uint8 of a CT with tissues as slices learn from them: as they will be drawn."""
+        return self.fill(label_map[None])[0]
+
+    def told_by(self, digest: Callable[[Mapping[str, Tensor]], str]) -> str:
+        """What tells that which slices learn from: the weights."""
+        return digest(self.state_dict())
 
 
 def _summed(volumes: Tensor) -> Tensor:

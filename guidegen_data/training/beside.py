@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from guidegen_data.anatomy import Anatomy, anatomy_named
 from guidegen_data.anatomy_files import FILE_NAME, unregistered_anatomy
 from guidegen_data.errors import AnatomyError, ModelError
 from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.fat import DrawsTissues, FatNetwork
 from guidegen_data.models.folder import anatomy_name_of, model_folder
 from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.training.initial import Initial, part_folder, trained_part
@@ -35,7 +37,13 @@ def autoencoder_beside(run: Path | None, initial: str | None, anatomy: Anatomy) 
     return bare.eval()
 
 
-def tissue_beside(run: Path | None, initial: str | None, anatomy: Anatomy) -> TissueNetwork | None:
+def tissue_part(folder: Path) -> DrawsTissues:
+    """The network in a folder that draws what slices are told of: tissues around the classes, or fat in one of them."""
+    name = json.loads((folder / "config.json").read_text()).get("_class_name")
+    return load_part(FatNetwork if name == FatNetwork.__name__ else TissueNetwork, folder).requires_grad_(False)
+
+
+def tissue_beside(run: Path | None, initial: str | None, anatomy: Anatomy) -> DrawsTissues | None:
     """The network of a run of `guidegen train tissue`, else that of the model or run of slices to start from, if any.
 
     One of another table is refused where it was asked for (ModelError), and else left out, which is said on stderr.
@@ -44,13 +52,13 @@ def tissue_beside(run: Path | None, initial: str | None, anatomy: Anatomy) -> Ti
         folder = trained_part(run, Initial.TISSUE)
         if not same_classes(run / FILE_NAME, anatomy):
             raise ModelError(f"{run} learned tissues around other classes than those of the {anatomy.name} table.")
-        return load_part(TissueNetwork, folder).requires_grad_(False)
+        return tissue_part(folder)
     if initial is None or not (part_folder(initial, Initial.TISSUE) / "config.json").exists():
         return None
     if not same_table(initial, anatomy):
         print(f"tissues of {initial} are of another label table: slices are told of none", file=sys.stderr)
         return None
-    return load_part(TissueNetwork, part_folder(initial, Initial.TISSUE)).requires_grad_(False)
+    return tissue_part(part_folder(initial, Initial.TISSUE))
 
 
 def same_table(initial: str, anatomy: Anatomy) -> bool:

@@ -11,10 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from guidegen_data.anatomy import Anatomy
 from guidegen_data.models.autoencoder import CTAutoencoder, compand
 from guidegen_data.models.detail import DetailNetwork
+from guidegen_data.models.fat import FatNetwork
 from guidegen_data.models.mask_sampler import MaskCondition, MaskSampler
 from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.reports.fields import field_names
+from guidegen_data.tissue_rule import fat_class
 from guidegen_data.training.recipes import RECIPES, Recipe, StageRecipe
 
 _TOKENS, _TOKEN_SIZE = 32, 384
@@ -92,6 +94,11 @@ def _network(stage: str, recipe: StageRecipe, anatomy: Anatomy):
     if stage == "tissue":
         tissue = TissueNetwork(num_classes=anatomy.num_classes, **recipe.network)
         return tissue, lambda: tissue(torch.zeros(1, *anatomy.shape, dtype=torch.uint8))
+    if stage == "fat":
+        classes = (fat_class(anatomy) or 0, anatomy.num_classes)
+        fat = FatNetwork(num_classes=anatomy.num_classes + 1, **{**recipe.network, "classes": classes})
+        labels = torch.zeros(1, *anatomy.shape, dtype=torch.uint8)
+        return fat, lambda: fat(labels, labels)
     if stage == "detail":
         detail = DetailNetwork(num_classes=anatomy.num_classes, **{"classes": _DETAIL, **recipe.network})
         whole = torch.zeros(1, *anatomy.shape, dtype=torch.uint8)

@@ -29,11 +29,11 @@ class Initial(enum.Enum):
 
 
 _CLASSES = {
-    Initial.AUTOENCODER: "CTAutoencoder",
-    Initial.MASKS: "MaskSampler",
-    Initial.SLICES: "SliceGenerator",
-    Initial.TISSUE: "TissueNetwork",
-    Initial.DETAIL: "DetailNetwork",
+    Initial.AUTOENCODER: ("CTAutoencoder",),
+    Initial.MASKS: ("MaskSampler",),
+    Initial.SLICES: ("SliceGenerator",),
+    Initial.TISSUE: ("TissueNetwork", "FatNetwork"),
+    Initial.DETAIL: ("DetailNetwork",),
 }
 
 #: The part that each stage of `guidegen train` trains; a decoder starts from none.
@@ -46,7 +46,7 @@ OF_STAGE = {
 }
 
 #: What belongs to the vocabulary of a model, not to its size.
-_OF_THE_TABLE = {"num_classes", "fields", "lesion_class", "tissues"}
+_OF_THE_TABLE = {"num_classes", "fields", "lesion_class", "tissues", "tissues_within"}
 
 
 def initial_network(model: str | None, part: Initial, recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def part_folder(model: str, part: Initial) -> Path:
         if not (of_run / "config.json").exists():
             raise
     # A run of slices holds the autoencoder and the tissues that it learned with.
-    if part in (Initial.AUTOENCODER, Initial.TISSUE) and _class_of(of_run) == _CLASSES[Initial.SLICES]:
+    if part in (Initial.AUTOENCODER, Initial.TISSUE) and _class_of(of_run) in _CLASSES[Initial.SLICES]:
         return Path(model) / part.value
     return trained_part(Path(model), part)
 
@@ -82,9 +82,9 @@ def trained_part(run: Path, part: Initial) -> Path:
     """The weights of a run that trained a part: the best validated or the last ones; ModelError for another run."""
     folder = best_or_last(run)
     if not (folder / "config.json").exists():
-        raise ModelError(f"{run} holds no trained {_CLASSES[part]}; train that stage first.")
-    if (held := _class_of(folder)) != _CLASSES[part]:
-        raise ModelError(f"{run} is a run that trained a {held}, not a {_CLASSES[part]}; give a run of that stage.")
+        raise ModelError(f"{run} holds no trained {_CLASSES[part][0]}; train that stage first.")
+    if (held := _class_of(folder)) not in _CLASSES[part]:
+        raise ModelError(f"{run} is a run that trained a {held}, not a {_CLASSES[part][0]}; give a run of that stage.")
     return folder
 
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from guidegen_data.anatomy import PHASES, TISSUES, Anatomy
+from guidegen_data.anatomy import PHASES, Anatomy
 from guidegen_data.anatomy_files import register
 from guidegen_data.errors import ModelError, SourceError
 from guidegen_data.models.autoencoder import CTAutoencoder
+from guidegen_data.models.fat import DrawsTissues
 from guidegen_data.models.hu_prior import median_hu, phase_row
 from guidegen_data.models.inhomogeneity import inhomogeneity
 from guidegen_data.models.precision import compute_dtype, place
 from guidegen_data.models.text import TextEncoder
-from guidegen_data.models.tissue import TissueNetwork
 from guidegen_data.reports.findings import SEXES, Findings
 from guidegen_data.sources.prepared import cases_digest, load_case, training_paths
 from guidegen_data.sources.processes import spread, worth_starting
@@ -112,7 +112,7 @@ def load_latent_data(
     cache: Path,
     measured: bool = False,
     workers: int = 1,
-    tissue: TissueNetwork | None = None,
+    tissue: DrawsTissues | None = None,
     loose_tissues: bool = False,
     leave_out: Sequence[str] = (),
 ) -> LatentData:
@@ -129,7 +129,7 @@ def load_latent_data(
     names, paths = [f.name for f in fields(LatentData)], training_paths(folder, leave_out)
     held = torch.load(cache, weights_only=True) if cache.exists() else {}
     made_of = {
-        "tissue": "" if tissue is None else weights_digest(tissue.state_dict()),
+        "tissue": "" if tissue is None else tissue.told_by(weights_digest),
         "loose_tissues": loose_tissues,
         # Without its statistics, which are those of what is kept.
         "autoencoder": weights_digest(autoencoder.vae.state_dict()),
@@ -196,7 +196,11 @@ def _check_statistics(autoencoder: CTAutoencoder, held: Mapping[str, Any], run: 
 
 
 def _encoded(
-    paths: Sequence[Path], read: _CaseReader, autoencoder: CTAutoencoder, tissue: TissueNetwork | None, workers: int
+    paths: Sequence[Path],
+    read: _CaseReader,
+    autoencoder: CTAutoencoder,
+    tissue: DrawsTissues | None,
+    workers: int,
 ) -> LatentData:
     """What is learned of these cases; SourceError when none has a CT."""
     # In the precision in which it draws for the slices later on.
@@ -219,15 +223,17 @@ def _encoded(
     return LatentData(**{f.name: torch.stack([row.pop(f.name) for row in rows]) for f in fields(LatentData)})
 
 
-def _with_tissues(row: dict[str, Any], ct_hu: np.ndarray, tissue: TissueNetwork) -> dict[str, np.ndarray]:
+def _with_tissues(row: dict[str, Any], ct_hu: np.ndarray, tissue: DrawsTissues) -> dict[str, np.ndarray]:
     """Label map, HU and inhomogeneity of a row with the tissues as further classes; none is held to be even."""
-    device, num_classes = tissue.head.weight.device, tissue.config.num_classes
-    labels = tissue.fill(torch.from_numpy(row["labels"])[None].to(device))[0].cpu().numpy()
-    more = median_hu(ct_hu, labels, num_classes + len(TISSUES))[num_classes:]
+    device, num_classes, more = next(tissue.parameters()).device, tissue.num_table_classes, tissue.num_tissues
+    labels = tissue.told(*(torch.from_numpy(x).to(device) for x in (row["labels"], ct_hu))).cpu().numpy()
+    class_hu = median_hu(ct_hu, labels, num_classes + more)
+    known = row["class_hu"]
+    # A class that tissues lie in is what is left of it.
     return {
         "labels": labels,
-        "class_hu": np.concatenate([row["class_hu"], more]),
-        "inhomogeneity": np.pad(row["inhomogeneity"], ((0, len(TISSUES)), (0, 0)), constant_values=np.nan),
+        "class_hu": np.concatenate([np.where(np.isnan(known), known, class_hu[:num_classes]), class_hu[num_classes:]]),
+        "inhomogeneity": np.pad(row["inhomogeneity"], ((0, more), (0, 0)), constant_values=np.nan),
     }
 
 

@@ -23,12 +23,15 @@ def copy_model(folder: Path, out: Path) -> None:
     shutil.copytree(folder, out, dirs_exist_ok=True)
 
 
-def put_part(model: Path, part: str, network: nn.Module, stage: str, run: Path, checkpoint: str, **config: Any) -> None:
-    """Writes a part in half precision, `config` into the model's index, and the row of a stage, that checkpoint of the
-    run, into its card."""
+def put_part(
+    model: Path, part: str, network: nn.Module, stage: str, facts: dict[str, Any] | None, **config: Any
+) -> None:
+    """Writes a part in half precision, `config` into the model's index, and the row of a stage with the facts of its
+    run into the card (none without)."""
     _put(model, part, network, config)
-    card = model / "README.md"
-    card.write_text(with_stage(_text_of(card), stage, run, checkpoint), encoding="utf-8")
+    if facts is not None:
+        card = model / "README.md"
+        card.write_text(with_stage(_text_of(card), stage, facts), encoding="utf-8")
 
 
 def put_reader(model: Path, reader: nn.Module, least: dict[str, float], section: str) -> None:

@@ -208,10 +208,15 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def with_stage(card: str, stage: str, run: Path, checkpoint: str = "best") -> str:
-    """The card of a model with one more stage, that checkpoint of that run: its row after the last one of the table of
+def tissue_facts(slices: Path) -> dict[str, Any]:
+    """What a run of slices noted of the tissues that it was told of."""
+    return dict(_json(slices / FILE_NAME).get("tissue", {}))
+
+
+def with_stage(card: str, stage: str, facts: dict[str, Any]) -> str:
+    """The card of a model with one more stage, of whose run these are facts: its row after the last one of the table of
     stages, or in a table of its own where the card has none."""
-    row, head = _row(stage, run_facts(run, checkpoint)), "| stage | recipe | steps | best validation |"
+    row, head = _row(stage, facts), "| stage | recipe | steps | best validation |"
     lines = [line for line in card.splitlines() if not line.startswith(f"| {stage} |")]
     if head in lines:
         last = lines.index(head)

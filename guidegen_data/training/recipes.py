@@ -8,7 +8,7 @@ from typing import Any
 from guidegen_data.errors import ModelError
 from guidegen_data.training.fit import FitConfig
 
-STAGES = ("autoencoder", "masks", "detail", "tissue", "slices", "decoder")
+STAGES = ("autoencoder", "masks", "detail", "tissue", "fat", "slices", "decoder")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Recipe:
     slices: StageRecipe
     tissue: StageRecipe
     detail: StageRecipe
+    fat: StageRecipe
 
     def stage(self, name: str) -> StageRecipe:
         """One of STAGES. The decoder is a part of the autoencoder, and is fitted like it."""
@@ -56,6 +57,7 @@ def _tiny() -> Recipe:
         StageRecipe({"latent_channels": 4, "channels": (16, 32, 32), "vector_size": 32, "organ_hu": True}, fit),
         StageRecipe({"channels": (8, 8, 16), "num_res_units": 0}, fit),
         StageRecipe({"channels": (8, 8, 16), "num_res_units": 0, "fine_channels": 4}, fit),
+        StageRecipe({"channels": (8, 8, 16), "num_res_units": 0, "fine_channels": 4}, fit),
     )
 
 
@@ -81,6 +83,10 @@ def _small() -> Recipe:
         ),
         StageRecipe(
             {"channels": (32, 48, 64, 64)},
+            FitConfig(num_steps=2400, batch_size=1, learning_rate=2e-3, ema_decay=0.995, warmup_steps=30),
+        ),
+        StageRecipe(
+            {"channels": (16, 24, 32, 32), "class_features": 3, "fine_channels": 8},
             FitConfig(num_steps=2400, batch_size=1, learning_rate=2e-3, ema_decay=0.995, warmup_steps=30),
         ),
     )
@@ -110,6 +116,10 @@ def _base() -> Recipe:
             {"channels": (64, 96, 128, 128)},
             FitConfig(num_steps=40000, batch_size=4, learning_rate=1e-3, ema_decay=0.999, save_every=1000),
         ),
+        StageRecipe(
+            {"channels": (32, 48, 64, 64)},
+            FitConfig(num_steps=40000, batch_size=4, learning_rate=1e-3, ema_decay=0.999, save_every=1000),
+        ),
     )
 
 
@@ -135,6 +145,10 @@ def _paper() -> Recipe:
         StageRecipe(
             {"channels": (32, 64, 128, 256, 256)},
             FitConfig(num_steps=50000, batch_size=4, learning_rate=5e-4, ema_decay=0.9995, save_every=2000),
+        ),
+        StageRecipe(
+            {"channels": (64, 128, 192, 192)},
+            FitConfig(num_steps=100000, batch_size=4, learning_rate=5e-4, ema_decay=0.9995, save_every=2000),
         ),
         StageRecipe(
             {"channels": (64, 128, 192, 192)},

@@ -79,6 +79,18 @@ def tissue_sheet(real: Tensor, made: Tensor, label_maps: Tensor, path: Path) -> 
     _save([[_TISSUE_COLOURS[plane[::-1, ::-1].T] for plane in row] for row in rows], path)
 
 
+def fat_sheet(real: Iterable[Tensor], made: Iterable[Tensor], anatomy: Anatomy, path: Path) -> None:
+    """Label maps (X, Y, Z) with the fat of their CTs above those with fat that was drawn, in the axial plane of most
+    soft tissue; fat is one class more than the table has."""
+    colours = np.array([*(c.colour for c in anatomy.classes), _TISSUE_COLOURS[1]], np.uint8)
+    rows: list[list[np.ndarray]] = [[], []]
+    for maps in zip(real, made, strict=True):
+        plane = int((maps[0].cpu() > 0).sum(dim=(0, 1)).argmax())
+        for row, label_map in zip(rows, maps, strict=True):
+            row.append(colours[label_map.cpu().numpy()[::-1, ::-1, plane].T])
+    _save(rows, path)
+
+
 @torch.no_grad()
 def slice_sheet(model: nn.Module, autoencoder: CTAutoencoder, batch: Mapping[str, Tensor], path: Path) -> None:
     """Slices above those drawn for the same mask slice, text and previous slice, by Euler steps of the flow."""

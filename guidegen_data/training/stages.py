@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidegen_data.anatomy import TISSUES, Anatomy
+from guidegen_data.anatomy import Anatomy
 from guidegen_data.anatomy_files import FILE_NAME, unregistered_anatomy, write_anatomy
 from guidegen_data.diffusion.categorical import CategoricalScheduler
 from guidegen_data.errors import ModelError, SourceError
@@ -202,13 +202,13 @@ def train_slices(
         autoencoder.save_pretrained(run_dir / "autoencoder")
         if tissue is not None:
             tissue.save_pretrained(run_dir / Initial.TISSUE.value)
-    num_tissues = 0 if tissue is None else len(TISSUES)
-    num_classes = setting.anatomy.num_classes + num_tissues
-    model = SliceGenerator(num_classes=num_classes, tissues=tissue is not None, **network)
+    num_tissues, within = (0, 0) if tissue is None else (tissue.num_tissues, tissue.within)
+    of_table = {"num_classes": setting.anatomy.num_classes + num_tissues, "tissues_within": within}
+    model = SliceGenerator(tissues=tissue is not None, **of_table, **network)
 
     def loss_on(data: LatentData) -> Callable[[nn.Module, int, torch.Generator], dict[str, Tensor]]:
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-            batch = data.batch(fit_config.batch_size, generator, loose=tissue is not None)
+            batch = data.batch(fit_config.batch_size, generator, loose=tissue is not None and within == 0)
             return slice_loss(model, **batch, generator=generator, teacher=teacher, teacher_steps=teacher_steps)
 
         return loss_of
