@@ -189,6 +189,7 @@ SECTIONS: dict[str, dict[str, Describe]] = {
         "airway_donor_since": part.airway,
         "evaluation_head_neck_redrawn_detail": of.evaluation,
         "evaluation_head_neck_no_targets_redrawn_detail": of.evaluation,
+        "evaluation_head_neck_no_targets_told_of_fat": of.evaluation,
         "evaluation_head_neck_before_thin": of.evaluation,
         "evaluation_head_neck_no_targets_before_thin": of.evaluation,
         "evaluation_head_neck_before_decoder": of.evaluation,
@@ -196,10 +197,16 @@ SECTIONS: dict[str, dict[str, Describe]] = {
         "evaluation_head_neck_scans_as_they_are": of.evaluation,
         "detail_head_neck": part.detail,
         "adherence": of.adherence,
+        "adherence_scans_as_they_are": of.adherence,
     },
-    "How far from real cases, head and neck?": {"fidelity": beside.fidelity, "fidelity_donor": beside.fidelity},
+    "How far from real cases, head and neck?": {
+        "fidelity": beside.fidelity,
+        "fidelity_scans_as_they_are": beside.fidelity,
+        "fidelity_donor": beside.fidelity,
+    },
     "Is it a copy of a training case, head and neck?": {
         "memorisation": beside.memorisation,
+        "memorisation_scans_as_they_are": beside.memorisation,
         "memorisation_donor": beside.memorisation,
     },
     "The same of the torso model. Two people have a CT: the floor is one against the other and says little": {

@@ -54,6 +54,16 @@ def test_fat_is_drawn_in_its_class_alone_and_from_each_generator_by_itself() -> 
     assert not torch.equal(fat.fill(maps[:1], seeded(3))[0], filled[0])
 
 
+def test_as_much_fat_is_drawn_as_is_expected_where_it_is_likeliest() -> None:
+    chance = torch.linspace(0.05, 0.45, 8).view(1, 8, 1, 1)  # nowhere likelier than not: two of eight are expected
+    free = torch.ones_like(chance, dtype=torch.bool)
+    assert network()._decided(torch.stack([1 - chance, chance], dim=1), free).flatten().tolist() == [0] * 6 + [1] * 2
+    free[:, -1] = False  # and of seven about one and a half
+    decided = network()._decided(torch.stack([1 - chance, chance], dim=1), free).flatten().tolist()
+    assert decided == [0] * 5 + [1] * 2 + [0]
+    assert not network()._decided(torch.stack([1 - chance, chance], dim=1), free & False).any()
+
+
 def test_slices_learn_from_the_fat_of_the_ct_where_the_label_map_has_soft_tissue() -> None:
     label_map = body()
     hu = torch.full(label_map.shape, 40.0)

@@ -144,5 +144,9 @@ class DetailNetwork(ModelMixin, ConfigMixin):
             state = scheduler.step(belief, t, state, [generator]).prev_sample
         ids = torch.tensor(self.config.classes, dtype=label_map.dtype, device=label_map.device)
         out = label_map.clone()
-        out[box] = torch.where(free, ids[belief.argmax(dim=1)], coarse)[0]
+        out[box] = torch.where(free, ids[self._decided(belief, free)], coarse)[0]
         return out
+
+    def _decided(self, belief: Tensor, free: Tensor) -> Tensor:
+        """Which of the F classes the voxels (B, x, y, z) get in the end, of beliefs (B, F, x, y, z)."""
+        return belief.argmax(dim=1)

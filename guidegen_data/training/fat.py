@@ -70,8 +70,8 @@ def train_fat(folder: Path, setting: Setting) -> Iterator[Step]:
 def _pair(
     paths: Sequence[Path], network: FatNetwork, anatomy: Anatomy, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A part (X, Y, z) of a real label map, uint8, with the fat of its CT, and of the one that fat is to be drawn into:
-    itself, or smoothed by a random width."""
+    """A part (X, Y, z) of a real label map, uint8, where a body is, with the fat of its CT, and of the label map that
+    fat is to be drawn into: itself, or smoothed by a random width."""
     case = load_case(paths[int(torch.randint(len(paths), (), generator=generator))])
     assert case.ct_hu is not None
     low, high = _WIDTHS_MM
@@ -79,7 +79,10 @@ def _pair(
     smooth = bool(torch.rand((), generator=generator) < 0.5)
     coarse = loosened(case.label_map, anatomy, width_mm) if smooth else case.label_map
     label_map, ct_hu = torch.from_numpy(case.label_map), torch.from_numpy(case.ct_hu)
-    real, depth = network.told(label_map, ct_hu), label_map.shape[2]
-    low_z = int(torch.randint(max(1, depth - _SLICES + 1), (), generator=generator))
-    part = slice(low_z, min(low_z + _SLICES, depth))
+    real = network.told(label_map, ct_hu)
+    scanned = torch.nonzero((real > 0).any(dim=0).any(dim=0)).flatten()
+    first, last = (int(scanned[0]), int(scanned[-1])) if len(scanned) else (0, 0)
+    start = first + int(torch.randint(max(1, last + 2 - first - _SLICES), (), generator=generator))
+    start = max(0, min(start, real.shape[2] - _SLICES))
+    part = slice(start, start + _SLICES)
     return real[..., part], torch.from_numpy(coarse)[..., part]
