@@ -170,6 +170,10 @@ def test_slices_and_fat_of_other_runs_are_put_into_a_model(runs, tmp_path) -> No
         of_runs, of_model = weights(runs / "model", part), weights(tmp_path / "told", part)
         assert all(torch.equal(of_model[name], value) for name, value in of_runs.items())
     assert "| tissue | tiny |" in (tmp_path / "told" / "README.md").read_text()
+    assert main(["export", str(tmp_path / "told"), str(runs / "untold"), str(tmp_path / "untold")]) == 0
+    assert GuideGenPipeline.from_pretrained(tmp_path / "untold", device="cpu").tissue_network is None
+    assert not (tmp_path / "untold" / "tissue_network").exists()
+    assert "| tissue |" not in (tmp_path / "untold" / "README.md").read_text()
     again = ["--init", str(runs / "tissue"), *SHORT, "--learning-rate", "0.1"]
     assert main(["train", "tissue", data, str(tmp_path / "fat"), *again]) == 0
     words = ["export", str(runs / "model"), str(runs / "model"), str(tmp_path / "other"), "--fat"]

@@ -161,12 +161,12 @@ def _into_model(args: argparse.Namespace) -> int:
     from guidegen_data.training.beside import check_table
     from guidegen_data.training.initial import Initial, trained_part
     from guidegen_data.training.masks import read_volume_ratio
-    from guidegen_data.training.model_parts import copy_model, put_part, put_reader
+    from guidegen_data.training.model_parts import copy_model, drop_part, put_part, put_reader
     from guidegen_data.training.provenance import run_facts, tissue_facts
     from guidegen_data.training.run_state import load_part
     from guidegen_data.training.second_reader import reader_of
 
-    new_slices = is_model(args.masks) and not is_model(args.slices)
+    new_slices, untold = is_model(args.masks) and not is_model(args.slices), False
     folder = model_folder(str(args.masks if new_slices else args.slices))
     parts: list[tuple[Initial, Any, str, dict[str, Any] | None, dict[str, Any]]] = []
     if args.masks == args.slices and not (args.decoder or args.detail or args.fat or args.second_reader):
@@ -182,6 +182,7 @@ def _into_model(args: argparse.Namespace) -> int:
         trained_part(args.slices, Initial.SLICES)
         check_table(args.slices, anatomy)
         slices, tissue = slices_of(args, args.slices, anatomy)
+        untold = tissue is None
         parts.append((Initial.SLICES, slices, "slices", run_facts(args.slices, args.checkpoint), {}))
         if tissue is not None and not args.fat:
             parts.append((Initial.TISSUE, tissue, "tissue", tissue_facts(args.slices), {}))
@@ -203,6 +204,8 @@ def _into_model(args: argparse.Namespace) -> int:
         parts.append((Initial.DETAIL, detail, "detail", run_facts(args.detail, args.checkpoint), steps))
     reader = reader_of(args.second_reader, anatomy, args.read_percentile) if args.second_reader else None
     copy_model(folder, args.out)
+    if untold:  # of the slices that these take the place of
+        drop_part(args.out, Initial.TISSUE.value, "tissue")
     for part, network, stage, facts, config in parts:
         put_part(args.out, part.value, network, stage, facts, **config)
     if reader is not None:

@@ -34,6 +34,16 @@ def put_part(
         card.write_text(with_stage(_text_of(card), stage, facts), encoding="utf-8")
 
 
+def drop_part(model: Path, part: str, stage: str) -> None:
+    """Takes a part that may be left out from a model folder, with the row of its stage in the card."""
+    shutil.rmtree(model / part, ignore_errors=True)
+    path, card = model / "model_index.json", model / "README.md"
+    index = {k: v for k, v in json.loads(path.read_text()).items() if k != part}
+    path.write_text(json.dumps(index, indent=2) + "\n")
+    rows = [line for line in _text_of(card).splitlines() if not line.startswith(f"| {stage} |")]
+    card.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
 def put_reader(model: Path, reader: nn.Module, least: dict[str, float], section: str) -> None:
     """Writes a second reader into a model folder, in place of one that was there, and its section into the card."""
     _put(model, "second_reader", reader, {"least_read_dice": least})
