@@ -163,9 +163,15 @@ def test_a_model_tells_its_slices_of_fat_and_publishes_none(runs, monkeypatch) -
     assert set(case.provenance["organ_hu"]) <= {"liver", "spleen", "soft tissue"}
 
 
-def test_slices_and_fat_of_other_runs_are_put_into_a_model(runs, tmp_path) -> None:
+def test_slices_and_fat_of_other_runs_are_put_into_a_model(runs, tmp_path, capsys) -> None:
     own, data = anatomy_from(runs / "prepared" / "anatomy.yaml"), str(runs / "prepared")
-    assert main(["export", str(runs / "untold-model"), str(runs / "slices"), str(tmp_path / "told")]) == 0
+    words = ["export", str(runs / "untold-model"), str(runs / "slices"), str(tmp_path / "told")]
+    assert main([*words, "--guidance", "2"]) == 1  # that is of stage 1, which stays
+    assert "leave --guidance" in capsys.readouterr().err
+    assert main([*words, "--steps-ct", "2"]) == 0
+    steps = [json.loads((m / "model_index.json").read_text()) for m in (runs / "untold-model", tmp_path / "told")]
+    assert [index["num_steps_ct"] for index in steps] == [3, 2]
+    assert {k for k in steps[0] if steps[0][k] != steps[1][k]} == {"num_steps_ct", "tissue_network"}
     for part in ("slice_generator", "tissue_network", "mask_sampler", "autoencoder"):
         of_runs, of_model = weights(runs / "model", part), weights(tmp_path / "told", part)
         assert all(torch.equal(of_model[name], value) for name, value in of_runs.items())

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from guidegen_data.cli.export_options import OF_RUNS, check_options, options_of_runs
+from guidegen_data.cli.export_options import OF_RUNS, check_options, config_of_slices, options_of_runs
 from guidegen_data.cli.export_parts import autoencoder_of, detail_of, of_many_patients, slices_of, weights_of
 from guidegen_data.cli.numbers import finite, not_negative, positive
 
@@ -174,7 +174,7 @@ def _into_model(args: argparse.Namespace) -> int:
             "one model for both stages is exported with another --decoder, --detail, --fat or "
             "--second-reader; give one."
         )
-    if changed := options_of_runs(args):
+    if changed := options_of_runs(args, new_slices):
         raise ModelError(f"{folder.name} is kept as it is but for its new parts; leave {', '.join(changed)}.")
     held = folder / FILE_NAME
     anatomy = anatomy_from(str(held) if held.exists() else anatomy_name_of(folder))
@@ -183,7 +183,8 @@ def _into_model(args: argparse.Namespace) -> int:
         check_table(args.slices, anatomy)
         slices, tissue = slices_of(args, args.slices, anatomy)
         untold = tissue is None
-        parts.append((Initial.SLICES, slices, "slices", run_facts(args.slices, args.checkpoint), {}))
+        how = config_of_slices(args)
+        parts.append((Initial.SLICES, slices, "slices", run_facts(args.slices, args.checkpoint), how))
         if tissue is not None and not args.fat:
             parts.append((Initial.TISSUE, tissue, "tissue", tissue_facts(args.slices), {}))
         if not args.decoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 #: Options that say something of runs, and what they are when they are not given.
 OF_RUNS = {
@@ -16,13 +17,21 @@ OF_RUNS = {
     "size_strength": 0.6,
     "guidance": 1.0,
 }
+#: Those of them that say how slices are drawn, by the name that a model has for them.
+OF_SLICES = {"steps_ct": "num_steps_ct", "delay_ct": "delay_ct", "noise_correlation": "noise_correlation"}
 #: Options that say something of another one, and what they are when they are not given.
 _OF_ANOTHER = {"steps_detail": (6, "detail"), "read_percentile": (10.0, "second_reader")}
 
 
-def options_of_runs(args: argparse.Namespace) -> list[str]:
-    """The options given that say something of runs: none of them is for a model."""
-    return [_option(name) for name, default in OF_RUNS.items() if getattr(args, name) != default]
+def options_of_runs(args: argparse.Namespace, new_slices: bool = False) -> list[str]:
+    """The options given that say something of runs: none of them is for a model, but those of its new slices."""
+    left = [name for name in OF_RUNS if not (new_slices and name in OF_SLICES)]
+    return [_option(name) for name in left if getattr(args, name) != OF_RUNS[name]]
+
+
+def config_of_slices(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options given say of how slices are drawn, as a model notes it."""
+    return {key: getattr(args, name) for name, key in OF_SLICES.items() if getattr(args, name) != OF_RUNS[name]}
 
 
 def check_options(args: argparse.Namespace) -> None:
