@@ -11,10 +11,12 @@ from scipy import ndimage
 from guidegen_data.anatomy import HEAD_NECK, TORSO
 from guidegen_data.anatomy_files import anatomy_from
 from guidegen_data.cli.main import main
+from guidegen_data.errors import ModelError
 from guidegen_data.models.fat import FatNetwork
 from guidegen_data.models.slice_generator import SliceGenerator
 from guidegen_data.pipeline import GuideGenPipeline
 from guidegen_data.tissue_rule import fat_class
+from guidegen_data.training.beside import tissue_part
 from guidegen_data.training.detail import detail_loss
 
 SHORT = ["--recipe", "tiny", "--num-steps", "4", "--validate-every", "2", "--device", "cpu"]
@@ -188,6 +190,14 @@ def test_slices_and_fat_of_other_runs_are_put_into_a_model(runs, tmp_path, capsy
     trained = load_file(tmp_path / "fat" / "best" / "diffusion_pytorch_model.safetensors")[name].half()
     assert torch.equal(weights(tmp_path / "other", "tissue_network")[name], trained)
     assert GuideGenPipeline.from_pretrained(tmp_path / "other", device="cpu").anatomy.name == own.name
+
+
+def test_a_damaged_network_of_fat_is_refused_in_words(tmp_path) -> None:
+    network().save_pretrained(tmp_path)
+    assert isinstance(tissue_part(tmp_path), FatNetwork)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError):
+        tissue_part(tmp_path)
 
 
 def test_fat_is_not_put_where_slices_know_none(runs, tmp_path, capsys) -> None:

@@ -38,8 +38,14 @@ def autoencoder_beside(run: Path | None, initial: str | None, anatomy: Anatomy) 
 
 
 def tissue_part(folder: Path) -> DrawsTissues:
-    """The network in a folder that draws what slices are told of: tissues around the classes, or fat in one of them."""
-    name = json.loads((folder / "config.json").read_text()).get("_class_name")
+    """The network in a folder that draws what slices are told of: tissues around the classes, or fat in one of them.
+
+    ModelError where it cannot be read.
+    """
+    try:
+        name = json.loads((folder / "config.json").read_text()).get("_class_name")
+    except (OSError, ValueError):
+        name = ""  # said below
     return load_part(FatNetwork if name == FatNetwork.__name__ else TissueNetwork, folder).requires_grad_(False)
 
 
