@@ -166,7 +166,7 @@ def _into_model(args: argparse.Namespace) -> int:
     from guidegen_data.training.run_state import load_part
     from guidegen_data.training.second_reader import reader_of
 
-    new_slices, untold = is_model(args.masks) and not is_model(args.slices), False
+    new_slices, tissue = is_model(args.masks) and not is_model(args.slices), None
     folder = model_folder(str(args.masks if new_slices else args.slices))
     parts: list[tuple[Initial, Any, str, dict[str, Any] | None, dict[str, Any]]] = []
     if args.masks == args.slices and not (args.decoder or args.detail or args.fat or args.second_reader):
@@ -176,17 +176,16 @@ def _into_model(args: argparse.Namespace) -> int:
         )
     if changed := options_of_runs(args, new_slices):
         raise ModelError(f"{folder.name} is kept as it is but for its new parts; leave {', '.join(changed)}.")
-    held = folder / FILE_NAME
+    held, of_slices = folder / FILE_NAME, args.slices if new_slices else folder
     anatomy = anatomy_from(str(held) if held.exists() else anatomy_name_of(folder))
     if new_slices:
         trained_part(args.slices, Initial.SLICES)
         check_table(args.slices, anatomy)
-        slices, tissue = slices_of(args, args.slices, anatomy)
-        untold = tissue is None
+    if new_slices or args.fat:
+        slices, tissue = slices_of(args, of_slices, anatomy)
+    if new_slices:
         how = config_of_slices(args)
         parts.append((Initial.SLICES, slices, "slices", run_facts(args.slices, args.checkpoint), how))
-        if tissue is not None and not args.fat:
-            parts.append((Initial.TISSUE, tissue, "tissue", tissue_facts(args.slices), {}))
         if not args.decoder:
             parts.append((Initial.AUTOENCODER, autoencoder_of(args, args.slices, anatomy), "autoencoder", None, {}))
     elif args.masks != args.slices:
@@ -194,21 +193,21 @@ def _into_model(args: argparse.Namespace) -> int:
         check_table(args.masks, anatomy)
         masks, ratio = load_part(MaskSampler, weights_of(args.masks, args.checkpoint)), read_volume_ratio(args.masks)
         parts.append((Initial.MASKS, masks, "masks", run_facts(args.masks, args.checkpoint), {"volume_ratio": ratio}))
-    if args.fat:
-        _, tissue = slices_of(args, args.slices if new_slices else folder, anatomy)
-        parts.append((Initial.TISSUE, tissue, "tissue", run_facts(args.fat, args.checkpoint), {}))
+    if tissue is not None:
+        facts = run_facts(args.fat, args.checkpoint) if args.fat else tissue_facts(args.slices)
+        parts.append((Initial.TISSUE, tissue, "tissue", facts, {}))
     if args.decoder:
-        decoder = autoencoder_of(args, args.slices if new_slices else folder, anatomy)
+        decoder = autoencoder_of(args, of_slices, anatomy)
         parts.append((Initial.AUTOENCODER, decoder, "decoder", run_facts(args.decoder, args.checkpoint), {}))
     if args.detail:
         detail, steps = detail_of(args, anatomy), {"num_steps_detail": args.steps_detail}
         parts.append((Initial.DETAIL, detail, "detail", run_facts(args.detail, args.checkpoint), steps))
     reader = reader_of(args.second_reader, anatomy, args.read_percentile) if args.second_reader else None
     copy_model(folder, args.out)
-    if untold:  # of the slices that these take the place of
+    if new_slices and tissue is None:  # of the slices that these take the place of
         drop_part(args.out, Initial.TISSUE.value, "tissue")
-    for part, network, stage, facts, config in parts:
-        put_part(args.out, part.value, network, stage, facts, **config)
+    for part, network, stage, told, config in parts:
+        put_part(args.out, part.value, network, stage, told, **config)
     if reader is not None:
         put_reader(args.out, *reader)
     _for_others(args.out)

@@ -12,7 +12,7 @@ from guidegen_data.anatomy import Anatomy
 from guidegen_data.errors import ModelError
 from guidegen_data.models.fat import FatNetwork
 from guidegen_data.models.folded_unet import check_sides
-from guidegen_data.sources.prepared import case_paths, load_case, training_paths, validation_folder
+from guidegen_data.sources.prepared import load_case
 from guidegen_data.tissue_rule import fat_class, loosened
 from guidegen_data.training.detail import detail_loss
 from guidegen_data.training.fit import Step, step_generator
@@ -20,7 +20,7 @@ from guidegen_data.training.initial import Initial, initial_network, start_from
 from guidegen_data.training.parallel import join
 from guidegen_data.training.sheets import fat_sheet
 from guidegen_data.training.stages import SHEET_SEED, Setting, fit_stage
-from guidegen_data.training.tissue import with_ct
+from guidegen_data.training.tissue import paths_with_ct
 
 #: Half of the label maps are smoothed by up to so many mm: those of stage 1 are smoother than real ones.
 _WIDTHS_MM = (2.0, 6.0)
@@ -44,9 +44,7 @@ def train_fat(folder: Path, setting: Setting) -> Iterator[Step]:
     network["classes"] = (within, anatomy.num_classes)
     model = FatNetwork(num_classes=anatomy.num_classes + 1, **network)
     check_sides(anatomy.shape, model.multiple)
-    paths = with_ct(training_paths(folder, setting.leave_out))
-    held = validation_folder(folder) if fit_config.validate_every else None
-    apart = None if held is None else with_ct(case_paths(held))
+    paths, apart = paths_with_ct(folder, setting)
 
     def loss_on(paths: Sequence[Path]):
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:

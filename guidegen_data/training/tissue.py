@@ -33,9 +33,7 @@ def train_tissue(folder: Path, setting: Setting) -> Iterator[Step]:
     network = initial_network(setting.initial, Initial.TISSUE, setting.recipe.network)
     model = TissueNetwork(num_classes=anatomy.num_classes, **network)
     check_sides(anatomy.shape, model.multiple)
-    paths = with_ct(training_paths(folder, setting.leave_out))
-    held = validation_folder(folder) if fit_config.validate_every else None
-    apart = None if held is None else with_ct(case_paths(held))
+    paths, apart = paths_with_ct(folder, setting)
 
     def loss_on(paths: Sequence[Path]):
         def loss_of(model: nn.Module, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -75,8 +73,14 @@ def _draw(paths: Sequence[Path], batch_size: int, generator: torch.Generator) ->
     return torch.stack([torch.from_numpy(c.label_map) for c in cases]), torch.stack(cts)
 
 
-def with_ct(paths: Sequence[Path]) -> list[Path]:
-    """Those of prepared cases that have a CT; SourceError where none has."""
+def paths_with_ct(folder: Path, setting: Setting) -> tuple[list[Path], list[Path] | None]:
+    """Cases of a prepared folder that have a CT: those to learn from, and those to validate on, None where a run is not
+    to be validated; SourceError where none has."""
+    held = validation_folder(folder) if setting.recipe.fit.validate_every else None
+    return _with_ct(training_paths(folder, setting.leave_out)), None if held is None else _with_ct(case_paths(held))
+
+
+def _with_ct(paths: Sequence[Path]) -> list[Path]:
     held = [path for path in paths if has_ct(path)]
     if not held:
         raise SourceError(
